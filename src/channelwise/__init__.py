@@ -1,0 +1,39 @@
+"""channelwise: structured pruning for PyTorch that traces any network and proves what it removes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "trace": "channelwise.channel_graph",
+    "ChannelGraph": "channelwise.channel_graph",
+    "Selection": "channelwise.selection",
+    "save": "channelwise.surgery",
+    "load": "channelwise.surgery",
+    "fixer": "channelwise.surgery",
+    "IterativePruningRunner": "channelwise.methods",
+}
+
+__all__ = ["ChannelGraph", "IterativePruningRunner", "Selection", "__version__", "fixer", "load", "save", "trace"]
+
+if TYPE_CHECKING:
+    from channelwise.channel_graph import ChannelGraph, trace
+    from channelwise.methods import IterativePruningRunner
+    from channelwise.selection import Selection
+    from channelwise.surgery import fixer, load, save
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: ``import channelwise`` itself does not load torch."""
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'channelwise' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

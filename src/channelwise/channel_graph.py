@@ -1,0 +1,196 @@
+"""The public face: trace a model once, then ask for groups, costs, selections, slim and sparse models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from channelwise import cost
+from channelwise.errors import TraceError
+from channelwise.excludes import match_excludes
+from channelwise.graph.channels import build, group_labels
+from channelwise.graph.context import tensors_in
+from channelwise.graph.structure import Frozen, Group, Reason, Structure
+from channelwise.graph.tracer import Trace, WritesParameters, named_tensors, trace_passes, undisturbed_randomness
+from channelwise.graph.verify import Verifier
+from channelwise.modelcheck import check_model
+from channelwise.report.graph import graph_table
+from channelwise.selection import Selection, select
+from channelwise.surgery import clone_module, masked_model, slim_model, sparse_model
+
+
+class ChannelGraph:
+    """The channels of a model: which must be kept or removed together, which must stay and why, and what they cost.
+
+    Made by `trace`. It keeps a reference to the model and never changes it. ``structure`` is the plain data behind it.
+    """
+
+    def __init__(self, model: nn.Module, structure: Structure) -> None:
+        self.model = model
+        self.structure = structure
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The channel groups, in the order of the model's parameters."""
+        return self.structure.groups
+
+    @property
+    def frozen(self) -> tuple[Frozen, ...]:
+        """Slots that must stay, with the reasons."""
+        return self.structure.frozen
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The model's parameters and buffers as they are now, by the names used in ``structure``."""
+        names = self.structure.tensors
+        return {name: tensor for name, tensor, _ in named_tensors(self.model) if name in names}
+
+    def macs(self, selection: Selection | None = None) -> float:
+        """MACs of one sample with this selection (all channels if None): exact, without running anything."""
+        return cost.macs(self.structure, self._counts(selection))
+
+    def params(self, selection: Selection | None = None) -> int:
+        """Number of parameters with this selection (all channels if None), shared ones counted once."""
+        return cost.params(self.structure, self._counts(selection))
+
+    def select(self, **target: Any) -> Selection:
+        """Choose channels: ``macs=`` or ``params=`` (share kept) or ``sparsity=`` (share removed, one number or by group).
+
+        Takes the keyword arguments of `channelwise.selection.select`: ``ranking``, ``channel_divisible``,
+        ``min_channels``, ``excludes``, ``limits``, and raises what that raises.
+        """
+        return select(self.structure, self.tensors(), model=self.model, **target)
+
+    def slim(self, selection: Selection) -> nn.Module:
+        """A smaller model of the user's own classes without the removed channels. The original is not changed."""
+        return slim_model(self.model, self.structure, selection)
+
+    def sparse(self, selection: Selection) -> nn.Module:
+        """A model of the original shapes whose removed channels are zero and stay zero in training.
+
+        Raises:
+            InvalidArgumentError: the selection removes channels for which zeroing is not the same as removing.
+        """
+        return sparse_model(self.model, self.structure, selection)
+
+    def _counts(self, selection: Selection | None) -> Mapping[str, int]:
+        return self.structure.full() if selection is None else selection.check(self.structure).counts()
+
+    def __str__(self) -> str:
+        return graph_table(self.structure)
+
+    def __repr__(self) -> str:
+        name = type(self.model).__name__
+        return f"<ChannelGraph of {name}: {len(self.groups)} groups, {self.macs():.4g} MACs, {self.params():,} parameters>"
+
+
+def trace(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    excludes: Any = (),
+    verify: bool = True,
+) -> ChannelGraph:
+    """Run the model once in eval and once in train mode and find its channels.
+
+    Arguments:
+        model: any module that runs on the inputs. DataParallel, DistributedDataParallel and compiled models are
+            unwrapped. The model, its buffers, gradients and flags and the random state stay as they are.
+        inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments, shaped like a real
+            batch, on the model's device. Values do not matter. The first axis of the first tensor is the batch.
+        kwargs: further keyword arguments of the model.
+        excludes: modules, module types, names or patterns of layers whose channels stay; see `match_excludes`.
+        verify: prune what depends on numbers in the model's code once and compare, and freeze what does not adapt.
+
+    Raises:
+        UnsupportedModelError: scripted, quantised or lazy models, or one that cannot be copied.
+        InvalidArgumentError: inputs that are no tensors, or are on another device or of another type than the model.
+        TraceError: the model raises on these inputs in eval mode; the message holds the original one.
+    """
+    model = check_model(model, inputs, kwargs)
+    args, named = _arguments(inputs, kwargs)
+    tensors = tensors_in([list(args), named])
+    with undisturbed_randomness([*tensors, *model.parameters()]):
+        try:
+            recorded = trace_passes(_private_copy(model, share=True), args, named, shared=True)
+        except WritesParameters:
+            recorded = trace_passes(_private_copy(model, share=False), args, named, shared=False)
+        except Exception as error:
+            module = getattr(error, "_channelwise_module", "")
+            where = f" in {module}" if module else ""
+            raise TraceError(
+                f"{type(model).__name__} raised {type(error).__name__}{where} when run on the example inputs "
+                f"({_shapes(tensors)}): {error}"
+            ) from error
+        _exclude(recorded, excludes, model)
+        if not verify or not recorded.space.questions:
+            return ChannelGraph(model, build(recorded))
+        stand_in = _without_constants(model)
+        verifier = Verifier(
+            recorded,
+            _varied(args),
+            _varied(named),
+            slim=lambda structure, kept: slim_model(stand_in, structure, Selection(kept), share_untouched=True),
+            masked=lambda structure, kept: masked_model(stand_in, structure, Selection(kept)),
+        )
+        return ChannelGraph(model, verifier.run())
+
+
+def _exclude(recorded: Trace, excludes: Any, model: nn.Module) -> None:
+    """Freeze the channels that the user wants to stay."""
+    if not excludes:
+        return
+    structure = build(recorded)
+    for name in match_excludes(structure, excludes, model):
+        recorded.space.freeze(group_labels(recorded, structure.group(name)), Reason("excluded", "", "excluded by the user"))
+
+
+def _arguments(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    named = dict(kwargs or {})
+    if isinstance(inputs, Mapping):
+        return (), {**inputs, **named}
+    if isinstance(inputs, Sequence):
+        return tuple(inputs), named
+    return (inputs,), named
+
+
+def _private_copy(model: nn.Module, *, share: bool) -> nn.Module:
+    return clone_module(model, {id(p): p for p in model.parameters()} if share else {})
+
+
+def _without_constants(model: nn.Module) -> nn.Module:
+    """A copy whose constant tensors (fresh norms, zero-initialised gates) are random, so that no mismatch hides."""
+    generator = torch.Generator().manual_seed(0)
+    replace: dict[int, torch.Tensor] = {id(p): p for p in model.parameters()}
+    for _, tensor, is_parameter in named_tensors(model):
+        if not tensor.is_floating_point() or tensor.numel() < 2 or not _constant(tensor):
+            continue
+        values = (torch.rand(tensor.shape, generator=generator) * 0.5 + 0.75).to(tensor.device, tensor.dtype)
+        replace[id(tensor)] = nn.Parameter(values, tensor.requires_grad) if is_parameter else values
+    return clone_module(model, replace).eval()
+
+
+def _constant(tensor: torch.Tensor) -> bool:
+    flat = tensor.detach().flatten()
+    return bool((flat[:64] == flat[0]).all()) and bool((flat == flat[0]).all())
+
+
+def _varied(value: Any) -> Any:
+    """The inputs with constant images replaced by random ones: zeros would hide mismatches."""
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point() and value.numel() > 1 and _constant(value):
+            generator = torch.Generator().manual_seed(0)
+            return torch.randn(value.shape, generator=generator).to(value.device, value.dtype)
+        return value
+    if isinstance(value, Mapping):
+        return {k: _varied(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(_varied(v) for v in value)
+    return value
+
+
+def _shapes(tensors: Sequence[torch.Tensor]) -> str:
+    return ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')} on {t.device}" for t in tensors[:4])

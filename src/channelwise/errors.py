@@ -1,0 +1,33 @@
+"""Every error a user can be shown: the message names the user's own module or argument and the way out."""
+
+
+class ChannelwiseError(Exception):
+    """Base of all errors raised on purpose by channelwise."""
+
+
+class InvalidArgumentError(ChannelwiseError, ValueError):
+    """An argument is missing, contradictory, of the wrong type or out of range."""
+
+
+class UnsupportedModelError(ChannelwiseError, TypeError):
+    """The model is of a kind that cannot be traced (scripted, quantised, lazy, compiled)."""
+
+
+class TraceError(ChannelwiseError, RuntimeError):
+    """The model could not be run on the example inputs."""
+
+
+class NothingToPruneError(ChannelwiseError, RuntimeError):
+    """No channel group is left to prune: all are frozen or excluded."""
+
+
+class UnreachableTargetError(ChannelwiseError, ValueError):
+    """A budget outside what any selection can reach; the message states the reachable range."""
+
+
+class EvaluationError(ChannelwiseError, RuntimeError):
+    """The user's evaluation function failed or returned something that is not a score."""
+
+
+class ResultsFileError(ChannelwiseError, RuntimeError):
+    """A results file is damaged, of another network, of a newer format, or cannot be written."""

@@ -1,0 +1,265 @@
+"""Solve a trace: connected labels become channels, channels produced together become groups."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from channelwise.graph.labels import EqualParts, LabelSpace
+from channelwise.graph.structure import (
+    Frozen,
+    Group,
+    MacTerm,
+    ModuleSizes,
+    Reason,
+    Role,
+    Size,
+    Slots,
+    Structure,
+    owner,
+)
+from channelwise.graph.tracer import Trace
+
+_ROLES: tuple[Role, ...] = ("other", "output", "input", "scale", "shift")
+
+
+def components(space: LabelSpace, extra: Iterable[tuple[np.ndarray, np.ndarray]] = ()) -> np.ndarray:
+    """The component (channel) of every label, (labels,)."""
+    a, b = space.all_pairs(extra)
+    graph = coo_matrix((np.ones(a.size, np.int8), (a, b)), shape=(space.count, space.count))
+    return connected_components(graph, directed=False)[1]
+
+
+def build(trace: Trace, banned: Sequence[tuple[np.ndarray, Reason]] = ()) -> Structure:
+    """Turn a trace into groups, frozen slots with reasons, sizes and MAC terms.
+
+    ``banned`` are labels that verification found must stay.
+    """
+    space = trace.space
+    for labels, reason in banned:
+        space.freeze(labels, reason)
+    layout, parts = _resolve_parts(trace)
+    groups, group_of = layout.groups(parts)
+    sizes = _Sizes(layout.comp, group_of, groups)
+    tensor_sizes = {}
+    for name, labels in trace.tensors.items():
+        info = labels.info
+        tensor_sizes[name] = tuple(
+            Size(info.shape[a]) if axis is None else sizes.of(axis, info.shape[a]) for a, axis in enumerate(labels.axes)
+        )
+    macs = tuple(
+        MacTerm(m.module, m.operation, m.scale / max(trace.batch, 1), tuple(sizes.of(labels, n) for labels, n in m.factors))
+        for m in trace.macs
+    )
+    modules = {
+        name: ModuleSizes(*(None if s is None else tuple(sizes.of(labels, n) for labels, n in s) for s in (call.input, call.output)))
+        for name, call in trace.calls.items()
+    }
+    return Structure(
+        tensors={n: t.info for n, t in trace.tensors.items()},
+        tensor_sizes=tensor_sizes,
+        groups=groups,
+        frozen=layout.frozen(group_of),
+        macs=macs,
+        module_sizes=modules,
+        aliases=dict(trace.aliases),
+        notes=tuple(trace.notes),
+    )
+
+
+def group_labels(trace: Trace, group: Group) -> np.ndarray:
+    """The labels of all slots of a group."""
+    found = []
+    for slots in group.slots:
+        axis = trace.tensors[slots.tensor].axes[slots.axis]
+        assert axis is not None
+        found.append(axis[slots.index.reshape(-1)])
+    return np.concatenate(found)
+
+
+def _resolve_parts(trace: Trace) -> tuple[_Layout, list[EqualParts]]:
+    """Keep the constraints under which every part may choose for itself; tie the parts of all others, index by index.
+
+    A constraint stays loose when its labels are distinct channels that make up one group, none frozen and none subject
+    to another constraint. Ties only join more channels, so this ends.
+    """
+    space = trace.space
+    constraints = list(space.parts)
+    while True:
+        layout = _Layout(trace, components(space))
+        loose: list[EqualParts] = []
+        tied: list[EqualParts] = []
+        part_of: dict[int, tuple[int, int]] = {}
+        for constraint in constraints:
+            channels = layout.comp[constraint.labels]
+            if (channels == channels[:1]).all():
+                continue
+            part = {c: (len(channels), p) for p, row in enumerate(channels.tolist()) for c in row}
+            free = len(part) == channels.size and channels.shape[1] > 1 and not layout.frozen_comp[channels].any()
+            if free and layout.is_whole_group(channels) and all(part_of.get(c, p) == p for c, p in part.items()):
+                part_of.update(part)
+                loose.append(constraint)
+            else:
+                tied.append(constraint)
+        if not tied:
+            return layout, loose
+        for constraint in tied:
+            space.tie(constraint.labels, 0)
+        constraints = loose
+
+
+class _Layout:
+    """Where channels have their slots, and which of them form a group."""
+
+    def __init__(self, trace: Trace, comp: np.ndarray) -> None:
+        self.trace, self.comp = trace, comp
+        space = trace.space
+        self.axes: list[tuple[str, int]] = []
+        slots, axis_of, index = [], [], []
+        for name, labels in trace.tensors.items():
+            for axis, axis_labels in enumerate(labels.axes):
+                if axis_labels is None:
+                    continue
+                slots.append(axis_labels)
+                axis_of.append(np.full(axis_labels.size, len(self.axes)))
+                index.append(np.arange(axis_labels.size))
+                self.axes.append((name, axis))
+        empty = np.zeros(0, np.int64)
+        self.slot_comp = comp[np.concatenate(slots)] if slots else empty
+        self.slot_axis = np.concatenate(axis_of) if slots else empty
+        self.slot_index = np.concatenate(index) if slots else empty
+        self.count = int(comp.max()) + 1 if comp.size else 0
+        self.frozen_comp = np.zeros(self.count, bool)
+        if space.reasons:
+            self.frozen_comp[comp[list(space.reasons)]] = True
+        role = np.zeros(space.count, np.int8)
+        for labels, name in space.roles:
+            role[labels] = _ROLES.index(name)
+        self.axis_role = [_ROLES[int(role[labels].max())] for labels in slots]
+        self.extra_reasons: dict[int, Reason] = {}
+        marks = np.random.default_rng(0).integers(1, 2**62, size=len(self.axes), dtype=np.uint64)
+        self.signature = np.zeros(self.count, np.uint64)
+        np.add.at(self.signature, self.slot_comp, marks[self.slot_axis])
+        present = np.zeros(self.count, bool)
+        present[self.slot_comp] = True
+        self.free = present & ~self.frozen_comp
+
+    def is_whole_group(self, channels: np.ndarray) -> bool:
+        """Whether these are all the channels that have their slots in the same places."""
+        one = self.signature[channels.flat[0]]
+        return bool((self.signature[channels] == one).all()) and int((self.free & (self.signature == one)).sum()) == channels.size
+
+    def groups(self, parts: Sequence[EqualParts]) -> tuple[tuple[Group, ...], np.ndarray]:
+        """The groups, and the group index of every channel (-1: none)."""
+        part_id = np.full(self.count, -1)
+        for constraint in parts:
+            for part, members in enumerate(self.comp[constraint.labels]):
+                part_id[members] = part
+        order = np.lexsort((self.slot_index, self.slot_axis, self.slot_comp))
+        order = order[self.free[self.slot_comp[order]]]
+        starts = np.flatnonzero(np.r_[True, np.diff(self.slot_comp[order]) != 0]) if order.size else np.zeros(0, np.int64)
+        ends = np.r_[starts[1:], order.size]
+        by_signature: dict[int, list[int]] = defaultdict(list)
+        first_slot = order[starts] if order.size else order
+        for k in np.argsort(first_slot, kind="stable"):
+            by_signature[int(self.signature[self.slot_comp[order[starts[k]]]])].append(int(k))
+        inexact = self._inexact()
+        group_of = np.full(self.count, -1)
+        groups: list[Group] = []
+        names: dict[str, int] = {}
+        for members in by_signature.values():
+            if len(members) < 2:
+                self._only_one(self.slot_comp[order[starts[members[0]]]])
+                continue
+            table = np.stack([order[starts[k] : ends[k]] for k in members])
+            group = self._group(table, part_id, inexact, names)
+            if group is None:
+                continue
+            group_of[self.slot_comp[table[:, 0]]] = len(groups)
+            groups.append(group)
+        return tuple(groups), group_of
+
+    def _group(
+        self, table: np.ndarray, part_id: np.ndarray, inexact: dict[int, Reason], names: dict[str, int]
+    ) -> Group | None:
+        """A group from slot numbers (channels, slots per channel), slots of one axis next to each other."""
+        channels = self.slot_comp[table[:, 0]]
+        axes = self.slot_axis[table[0]]
+        slots = []
+        for axis in dict.fromkeys(axes.tolist()):
+            tensor, dim = self.axes[axis]
+            slots.append(Slots(tensor, dim, self.slot_index[table[:, axes == axis]], self.axis_role[axis]))
+        part = part_id[channels]
+        parts = None
+        if (part >= 0).all():
+            values, counts = np.unique(part, return_counts=True)
+            if counts.min() < 2:
+                for channel in channels:
+                    self._only_one(channel)
+                return None
+            parts = np.searchsorted(values, part)
+        why = [inexact[c] for c in channels.tolist() if c in inexact]
+        name = next((owner(s.tensor) for s in slots if s.role == "output"), owner(slots[0].tensor))
+        names[name] = names.get(name, 0) + 1
+        if names[name] > 1:
+            name = f"{name}#{names[name]}"
+        return Group(name, len(channels), tuple(slots), parts, not why, str(why[0]) if why else "")
+
+    def _only_one(self, channel: int) -> None:
+        self.extra_reasons[int(channel)] = Reason("single", "", "the only channel of its kind, and one must stay")
+
+    def _inexact(self) -> dict[int, Reason]:
+        found: dict[int, Reason] = {}
+        for labels, reason in self.trace.space.inexact:
+            for channel in np.unique(self.comp[labels]).tolist():
+                found.setdefault(channel, reason)
+        return found
+
+    def frozen(self, group_of: np.ndarray) -> tuple[Frozen, ...]:
+        """Slots that must stay, by tensor axis and reasons."""
+        space = self.trace.space
+        reasons: dict[int, list[Reason]] = defaultdict(list)
+        for node, reason in space.reasons.items():
+            reasons[int(self.comp[node])].append(reason)
+        for channel, reason in self.extra_reasons.items():
+            reasons[channel].append(reason)
+        found = []
+        order = np.flatnonzero(group_of[self.slot_comp] < 0)
+        table: dict[tuple[int, tuple[Reason, ...]], list[int]] = defaultdict(list)
+        cache = {c: tuple(r) for c, r in reasons.items()}
+        for slot in order.tolist():
+            table[(int(self.slot_axis[slot]), cache.get(int(self.slot_comp[slot]), ()))].append(int(self.slot_index[slot]))
+        for (axis, why), index in table.items():
+            tensor, dim = self.axes[axis]
+            found.append(Frozen(tensor, dim, np.array(index), self.axis_role[axis], why))
+        return tuple(found)
+
+
+class _Sizes:
+    """Lengths of labelled axes as linear forms of kept counts."""
+
+    def __init__(self, comp: np.ndarray, group_of: np.ndarray, groups: Sequence[Group]) -> None:
+        self.group_of_label = group_of[comp] if comp.size else comp
+        self.groups = groups
+        self.sizes = np.array([g.size for g in groups] or [1])
+        self.cache: dict[tuple[int, int, int], tuple[np.ndarray, Size]] = {}
+
+    def of(self, labels: np.ndarray | None, n: int) -> Size:
+        """The length of an axis of ``n`` elements with these labels (those of several blocks: per block)."""
+        if labels is None or not labels.size:
+            return Size(n)
+        key = (int(labels[0]), int(labels[-1]), labels.size)
+        cached = self.cache.get(key)
+        if cached is not None and np.array_equal(cached[0], labels):
+            return cached[1]
+        per_block = n / labels.size
+        member = self.group_of_label[labels]
+        counts = np.bincount(member[member >= 0], minlength=len(self.groups))
+        terms = tuple((self.groups[g].name, counts[g] / self.groups[g].size * per_block) for g in np.flatnonzero(counts))
+        size = Size(int((member < 0).sum()) * per_block, terms)
+        self.cache[key] = (labels, size)
+        return size

@@ -1,0 +1,170 @@
+"""What a rule may ask and say while the model runs: label maps of tensors, joins, reasons, MACs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from channelwise.graph.labels import LabelMap, LabelSpace
+from channelwise.graph.structure import Reason
+
+Maps = tuple[LabelMap, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class MacRecord:
+    """MACs of one executed operation: ``scale`` times the lengths of axes, given by their labels or as a number."""
+
+    module: str
+    operation: str
+    scale: float
+    factors: tuple[tuple[np.ndarray, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    tensor: weakref.ref[torch.Tensor]
+    maps: Maps
+    is_weight: bool
+
+
+@dataclass
+class TraceContext:
+    """The state of one run of the model under the tracer.
+
+    ``module`` is the qualified name of the module being executed, ``operation`` the ATen operator.
+    ``adapts`` is true inside calls that compute their sizes from their input (``flatten``, ``chunk`` …).
+    """
+
+    space: LabelSpace
+    module: str = ""
+    module_type: type = torch.nn.Module
+    operation: str = ""
+    adapts: bool = False
+    macs: list[MacRecord] = field(default_factory=list)
+    touched: set[int] = field(default_factory=set)
+    _known: dict[int, _Known] = field(default_factory=dict)
+    _nonzero_storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
+
+    def knows(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor comes from the model's inputs, parameters or buffers."""
+        return self._find(tensor) is not None
+
+    def maps(self, tensor: torch.Tensor) -> Maps:
+        """The label maps of a tensor; none for inputs and constants."""
+        known = self._find(tensor)
+        if known is None:
+            return ()
+        if self._nonzero_storages and known.maps and tensor.untyped_storage()._cdata in self._nonzero_storages:
+            return tuple(m.with_zero(False) for m in known.maps)
+        return known.maps
+
+    def is_weight(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor was computed from parameters and buffers alone."""
+        known = self._find(tensor)
+        return known is not None and known.is_weight
+
+    def set(self, tensor: torch.Tensor, maps: Iterable[LabelMap], is_weight: bool = False) -> None:
+        """Give a tensor its label maps; maps of axes of length 1 say nothing and are dropped."""
+        kept = tuple(m for m in maps if m.labels.shape[m.axis] > 1)
+        self._known[id(tensor)] = _Known(weakref.ref(tensor), kept, is_weight)
+
+    def forget_zero(self, tensor: torch.Tensor) -> None:
+        """An in-place operation made removed values of this storage differ from zero."""
+        storage = tensor.untyped_storage()
+        self._nonzero_storages[storage._cdata] = storage
+
+    def map_on(self, tensor: torch.Tensor, axis: int) -> LabelMap | None:
+        """The map along ``axis`` (several are joined first), or None."""
+        axis %= max(tensor.ndim, 1)
+        found = [m for m in self.maps(tensor) if m.axis == axis]
+        for other in found[1:]:
+            self.space.join(found[0].labels, other.labels)
+        return found[0] if found else None
+
+    def labels_on(self, tensor: torch.Tensor, axis: int) -> np.ndarray | None:
+        """Labels (n,) along ``axis``, columns of all blocks tied where they differ; None if there are none."""
+        found = self.map_on(tensor, axis)
+        if found is None:
+            return None
+        labels = found.labels
+        for other in range(labels.ndim):
+            if other != found.axis:
+                labels = self.space.tie(labels, other)
+        return labels.reshape(-1)
+
+    def because(self, text: str) -> Reason:
+        """A reason that names the operation and the module being executed."""
+        return Reason(self.operation, self.module, text)
+
+    def freeze(self, labels: np.ndarray, text: str) -> None:
+        """Freeze labels, naming the operation and the module being executed."""
+        self.space.freeze(labels, self.because(text))
+
+    def freeze_axes(self, tensor: torch.Tensor, axes: Sequence[int], text: str) -> None:
+        """Freeze whatever is labelled along these axes."""
+        wanted = {a % tensor.ndim for a in axes} if tensor.ndim else set()
+        for m in self.maps(tensor):
+            if m.axis in wanted:
+                self.freeze(m.labels, text)
+
+    def freeze_all(self, tensors: Iterable[torch.Tensor], text: str) -> None:
+        """Freeze every label of these tensors."""
+        for tensor in tensors:
+            for m in self.maps(tensor):
+                self.freeze(m.labels, text)
+
+    def ask(self, labels: np.ndarray, text: str) -> None:
+        """Have verification find out whether the user's code adapts, unless it is known to."""
+        if not self.adapts:
+            self.space.ask(labels, self.because(text))
+
+    def inexact(self, labels: np.ndarray, text: str) -> None:
+        """Zeroing these labels is not the same as removing them."""
+        self.space.mark_inexact(labels, self.because(text))
+
+    def contract(self, a: LabelMap | None, b: LabelMap | None, text: str) -> None:
+        """Join the labels of two axes that are multiplied and summed over; both maps run along broadcastable arrays."""
+        if a is not None and b is not None:
+            self.space.join(a.labels, b.labels)
+            if not a.zero and not b.zero:
+                self.inexact(a.labels, "neither factor of this product is zero where a channel was removed")
+        elif a is not None or b is not None:
+            self.freeze((a or b).labels, text)  # type: ignore[union-attr]
+
+    def count_macs(self, scale: float, factors: Sequence[tuple[torch.Tensor, int]]) -> None:
+        """Record MACs: ``scale`` times the lengths of these axes of these tensors."""
+        axes = []
+        for tensor, axis in factors:
+            found = self.map_on(tensor, axis)
+            n = tensor.shape[axis]
+            axes.append((np.zeros(0, np.int64) if found is None else _block_representatives(found), n))
+        self.macs.append(MacRecord(self.module, self.operation, scale, tuple(axes)))
+
+    def _find(self, tensor: torch.Tensor) -> _Known | None:
+        known = self._known.get(id(tensor))
+        return known if known is not None and known.tensor() is tensor else None
+
+
+def _block_representatives(found: LabelMap) -> np.ndarray:
+    """Labels along the map's axis, (n,) or, where blocks of rows differ, those of every block one after another."""
+    if found.uniform:
+        return found.flat
+    rows = np.moveaxis(found.labels, found.axis, -1).reshape(-1, found.labels.shape[found.axis])
+    return np.unique(rows, axis=0).reshape(-1)
+
+
+def tensors_in(values: Any) -> list[torch.Tensor]:
+    """All tensors in nested lists, tuples and dicts of arguments."""
+    if isinstance(values, torch.Tensor):
+        return [values]
+    if isinstance(values, (list, tuple)):
+        return [t for v in values for t in tensors_in(v)]
+    if isinstance(values, dict):
+        return [t for v in values.values() for t in tensors_in(v)]
+    return []

@@ -1,0 +1,16 @@
+"""Label rules of ATen operators, a file per family; importing this package registers them all."""
+
+from channelwise.graph.rules import (  # noqa: F401
+    convolution,
+    matmul,
+    normalization,
+    pointwise,
+    reduction,
+    rearrange,
+    reshape,
+    selection,
+    spatial,
+)
+from channelwise.graph.rules.registry import find, rule
+
+__all__ = ["find", "rule"]

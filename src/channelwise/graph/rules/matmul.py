@@ -1,0 +1,121 @@
+"""Matrix products: contracted axes join, the others pass through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from channelwise.graph.context import TraceContext, tensors_in
+from channelwise.graph.labels import LabelMap
+from channelwise.graph.rules.pointwise import join_elements
+from channelwise.graph.rules.registry import operators, rule
+
+aten = torch.ops.aten
+
+_FIXED = "multiplied and summed over with a tensor of fixed size, such as the network's input"
+
+
+def _product(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """(…, n, k) @ (…, k, m) -> (…, n, m); leading axes are batches."""
+    left, right = ctx.map_on(a, a.ndim - 1), ctx.map_on(b, b.ndim - 2)
+    for m, axis in ((left, a.ndim - 1), (right, b.ndim - 2)):
+        if m is not None and not m.uniform:
+            ctx.labels_on(a if m is left else b, axis)
+    flat = [None if m is None else LabelMap(m.labels.max(axis=_others(m), keepdims=False).reshape(-1), 0, m.zero) for m in (left, right)]
+    ctx.contract(flat[0], flat[1], _FIXED)
+    maps: list[LabelMap] = []
+    for tensor, axis, place in ((a, a.ndim - 2, out.ndim - 2), (b, b.ndim - 1, out.ndim - 1)):
+        labels = ctx.labels_on(tensor, axis)
+        if labels is None:
+            continue
+        shape = [1] * out.ndim
+        shape[place] = labels.size
+        maps.append(LabelMap(labels.reshape(shape), place, ctx.map_on(tensor, axis).zero))  # type: ignore[union-attr]
+        if ctx.is_weight(tensor):
+            ctx.space.mark_role(labels, "output")
+            read = flat[0] if tensor is a else flat[1]
+            if read is not None:
+                ctx.space.mark_role(read.flat, "input")
+    for batch in range(out.ndim - 2):
+        both = [ctx.map_on(t, batch) for t in (a, b)]
+        known = [m for m in both if m is not None]
+        if len(known) == 1:
+            ctx.freeze(known[0].labels, _FIXED)
+        for m in known[:1]:
+            if len(known) == 2:
+                ctx.space.join(known[0].labels, known[1].labels)
+            maps.append(m.with_zero(any(k.zero for k in known)))
+    ctx.set(out, maps, ctx.is_weight(a) and ctx.is_weight(b))
+
+
+def _others(m: LabelMap) -> tuple[int, ...]:
+    return tuple(d for d in range(m.labels.ndim) if d != m.axis)
+
+
+@rule(*operators(aten, "mm"))
+def mm(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """(n, k) @ (k, m) -> (n, m)."""
+    _product(ctx, out, a, b)
+    ctx.count_macs(1, [(a, 0), (b, 0), (b, 1)] if ctx.map_on(b, 0) else [(a, 0), (a, 1), (b, 1)])
+
+
+@rule(*operators(aten, "bmm"))
+def bmm(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """(B, n, k) @ (B, k, m) -> (B, n, m)."""
+    _product(ctx, out, a, b)
+    ctx.count_macs(1, [(a, 0), (a, 1), (a, 2) if ctx.map_on(a, 2) else (b, 1), (b, 2)])
+
+
+@rule(*operators(aten, "addmm", "baddbmm"))
+def addmm(
+    ctx: TraceContext, out: torch.Tensor, bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any
+) -> None:
+    """bias + a @ b."""
+    (mm if out.ndim == 2 else bmm)(ctx, out, a, b)
+    product = ctx.maps(out)
+    zeros = {m.axis: m.zero for m in product}
+    bias_zeros = {m.axis + out.ndim - bias.ndim: m.zero for m in ctx.maps(bias)}
+    joined = join_elements(ctx, [out, bias], out.ndim)
+    if ctx.is_weight(bias):
+        for m in ctx.maps(bias):
+            ctx.space.mark_role(m.labels, "shift")
+    ctx.set(out, [m.with_zero(zeros.get(m.axis, False) and bias_zeros.get(m.axis, False)) for m in joined])
+
+
+@rule(*operators(aten, "mv"))
+def mv(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """(n, k) @ (k,) -> (n,)."""
+    ctx.contract(_flat(ctx, a, 1), _flat(ctx, x, 0), _FIXED)
+    ctx.set(out, [m.moved(m.flat, 0) for m in [_flat(ctx, a, 0)] if m], ctx.is_weight(a) and ctx.is_weight(x))
+
+
+@rule(*operators(aten, "dot", "vdot"))
+def dot(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """(k,) · (k,) -> ()."""
+    ctx.contract(_flat(ctx, a, 0), _flat(ctx, b, 0), _FIXED)
+    ctx.set(out, (), ctx.is_weight(a) and ctx.is_weight(b))
+
+
+def _flat(ctx: TraceContext, tensor: torch.Tensor, axis: int) -> LabelMap | None:
+    labels = ctx.labels_on(tensor, axis)
+    return None if labels is None else LabelMap(labels, 0, ctx.map_on(tensor, axis).zero)  # type: ignore[union-attr]
+
+
+@rule(
+    *operators(
+        aten,
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_fused_attention_overrideable",
+    )
+)
+def attention(ctx: TraceContext, out: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """softmax(q kᵀ / √E) v on (B, heads, L, E): heads and their widths are constants of the user's code."""
+    ctx.freeze_all([query, key, value, *tensors_in(args), *tensors_in(kwargs)], "attention heads have a fixed width")
+    ctx.count_macs(1, [(query, 0), (query, 1), (query, 2), (key, 2), (key, 3)])
+    ctx.count_macs(1, [(query, 0), (query, 1), (query, 2), (key, 2), (value, 3)])
+    for tensor in tensors_in(out):
+        ctx.set(tensor, ())

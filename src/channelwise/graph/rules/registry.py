@@ -1,0 +1,35 @@
+"""The registry that finds the label rule of an ATen operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch._ops import OpOverload, OpOverloadPacket
+
+Rule = Callable[..., None]
+"""``rule(ctx, out, *args, **kwargs)``: arguments as in the operator's schema, ``out`` what the operator returned."""
+
+_RULES: dict[Any, Rule] = {}
+
+
+def rule(*operators: OpOverload | OpOverloadPacket | None) -> Callable[[Rule], Rule]:
+    """Register the decorated function for these operators (None: not in this version of torch)."""
+
+    def register(function: Rule) -> Rule:
+        for operator in operators:
+            if operator is not None:
+                _RULES[operator] = function
+        return function
+
+    return register
+
+
+def find(operator: OpOverload) -> Rule | None:
+    """The rule of an overload, or of all overloads of its name."""
+    return _RULES.get(operator) or _RULES.get(operator.overloadpacket)
+
+
+def operators(namespace: Any, *names: str) -> list[OpOverloadPacket | None]:
+    """Operators by name; None for those that this version of torch does not have."""
+    return [getattr(namespace, name, None) for name in names]

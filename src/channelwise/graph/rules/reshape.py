@@ -1,0 +1,102 @@
+"""Reshapes: axes are merged and split in blocks; splitting a labelled axis ties the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from channelwise.graph.context import TraceContext
+from channelwise.graph.labels import LabelMap
+from channelwise.graph.rules.registry import operators, rule
+
+aten = torch.ops.aten
+
+Block = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def blocks(old: Sequence[int], new: Sequence[int]) -> list[Block]:
+    """Pair up axes of ``old`` with axes of ``new`` that hold the same elements; axes of length 1 belong to no block."""
+    found: list[Block] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        if i < len(old) and old[i] == 1:
+            i += 1
+            continue
+        if j < len(new) and new[j] == 1:
+            j += 1
+            continue
+        rows, columns = [i], [j]
+        left, right = old[i], new[j]
+        while left != right:
+            if left < right:
+                i += 1
+                left *= old[i]
+                rows.append(i)
+            else:
+                j += 1
+                right *= new[j]
+                columns.append(j)
+        i, j = i + 1, j + 1
+        found.append((tuple(r for r in rows if old[r] != 1), tuple(c for c in columns if new[c] != 1)))
+    return found
+
+
+@rule(*operators(aten, "view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "unflatten", "flatten", "view_copy"))
+def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """The same elements in another shape. Whether the sizes are constants in the user's code is left to verification."""
+    maps = ctx.maps(x)
+    if out.numel() == 0 or out.dtype != x.dtype:
+        ctx.freeze_all([x], "reinterpreted")
+        return
+    if not maps:
+        ctx.set(out, (), ctx.is_weight(x))
+        return
+    results = []
+    pairs = blocks(x.shape, out.shape)
+    for m in maps:
+        if not m.uniform:
+            ctx.freeze(m.labels, "the weight of a grouped convolution is reshaped")
+            continue
+        rows, columns = next(b for b in pairs if m.axis in b[0])
+        results.append(_through(ctx, m, x.shape, out.shape, rows, columns))
+        if not ctx.is_weight(x):
+            ctx.ask(m.labels, f"reshaped from {tuple(x.shape)} to {tuple(out.shape)}")
+    ctx.set(out, results, ctx.is_weight(x))
+
+
+def _through(
+    ctx: TraceContext, m: LabelMap, old: Sequence[int], new: Sequence[int], rows: tuple[int, ...], columns: tuple[int, ...]
+) -> LabelMap:
+    shape = [1] * len(new)
+    if len(rows) == len(columns) == 1:
+        shape[columns[0]] = new[columns[0]]
+        return m.moved(m.flat.reshape(shape), columns[0])
+    grid = m.flat.reshape([old[r] if r == m.axis else 1 for r in rows])
+    labels = np.broadcast_to(grid, [old[r] for r in rows]).reshape([new[c] for c in columns])
+    varying = [k for k in range(len(columns)) if not np.array_equal(labels, np.broadcast_to(np.take(labels, [0], k), labels.shape))]
+    keep = _shrinking(varying, rows, columns) if varying else 0
+    for k in range(len(columns)):
+        if k != keep:
+            labels = ctx.space.tie(labels, k) if k in varying else np.take(labels, [0], k)
+    shape[columns[keep]] = new[columns[keep]]
+    return m.moved(labels.reshape(shape), columns[keep])
+
+
+def _shrinking(varying: list[int], rows: tuple[int, ...], columns: tuple[int, ...]) -> int:
+    """Which of the axes that a labelled axis is split into gets shorter: (g, c/g) keeps g parts, (c, h, w) keeps space."""
+    if len(varying) == 1:
+        return varying[0]
+    return varying[0] if len(columns) > 2 else varying[-1]
+
+
+@rule(*operators(aten, "as_strided", "as_strided_", "set_"))
+def as_strided(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """Another view of the same memory: with the shape unchanged only the strides differ, else nothing is known."""
+    if out is x or out.shape == x.shape and out.numel() == x.numel() and out.stride() == x.stride():
+        if out is not x:
+            ctx.set(out, ctx.maps(x), ctx.is_weight(x))
+    else:
+        ctx.freeze_all([x], "memory is viewed in another order")

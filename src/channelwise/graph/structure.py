@@ -1,0 +1,169 @@
+"""Plain data that a trace ends in: tensors, channel groups, frozen slots, sizes and MAC terms."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Role = Literal["output", "input", "scale", "shift", "other"]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A parameter or buffer of the model.
+
+    Every index of every axis is a slot. With ``blocks == 1`` axis ``a`` has ``shape[a]`` slots.
+    With ``blocks == g > 1`` (the weight of a grouped convolution) axis 0 has ``shape[0]`` slots and axis 1 has
+    ``g * shape[1]``: slot ``b * shape[1] + r`` is column ``r`` of the rows of block ``b``, these rows being
+    ``b * shape[0] // g`` to ``(b + 1) * shape[0] // g``. Each block may keep other columns, all keep equally many.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    is_parameter: bool
+    module: str
+    blocks: int = 1
+
+    def slots(self, axis: int) -> int:
+        """Number of slots along ``axis``."""
+        return self.shape[axis] * (self.blocks if axis == 1 else 1)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The slots of one channel group along one axis of one tensor.
+
+    ``index`` has shape (group size, multiplicity): row ``c`` holds the slots that go with channel ``c``.
+    ``role``: "output" rows produce the channels (a convolution's output axis), "input" slots read them,
+    "scale"/"shift" are per-channel factors/offsets of a norm or a bias, "other" anything else.
+    """
+
+    tensor: str
+    axis: int
+    index: np.ndarray
+    role: Role
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels produced together by the same layers: the unit that gets a sparsity and a row in reports.
+
+    ``parts`` (size,) or None: the part every channel belongs to; every part must keep equally many channels.
+    ``exact``: zeroing the channels gives the same output as removing them; ``inexact_because`` says why not.
+    """
+
+    name: str
+    size: int
+    slots: tuple[Slots, ...]
+    parts: np.ndarray | None = None
+    exact: bool = True
+    inexact_because: str = ""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the modules (or bare parameters) that produce the channels."""
+        return tuple(dict.fromkeys(owner(s.tensor) for s in self.slots if s.role == "output"))
+
+
+def owner(tensor: str) -> str:
+    """The module that a parameter or buffer belongs to, by its qualified name; itself if it hangs on the root."""
+    name = tensor.replace(".parametrizations", "")
+    return name.rpartition(".")[0] or name
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a channel must stay: the operation, the module that ran it, and one sentence for people."""
+
+    operation: str
+    module: str
+    text: str
+
+    def __str__(self) -> str:
+        where = f" in {self.module}" if self.module else ""
+        return f"{self.text} ({self.operation}{where})"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Slots along one axis of one tensor that must stay, with the reasons."""
+
+    tensor: str
+    axis: int
+    index: np.ndarray
+    role: Role
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True)
+class Size:
+    """The length of an axis as a linear form of the kept counts: ``constant + sum(m * kept[group])``."""
+
+    constant: float
+    terms: tuple[tuple[str, float], ...] = ()
+
+    def __call__(self, kept: Mapping[str, int]) -> int:
+        return round(self.constant + sum(m * kept[g] for g, m in self.terms))
+
+
+@dataclass(frozen=True)
+class MacTerm:
+    """MACs of one executed convolution or matrix product for one sample: ``scale * prod(factors)``."""
+
+    module: str
+    operation: str
+    scale: float
+    factors: tuple[Size, ...]
+
+
+@dataclass(frozen=True)
+class ModuleSizes:
+    """Shapes seen by one module call, as linear forms: of its first tensor argument and of its first output."""
+
+    input: tuple[Size, ...] | None
+    output: tuple[Size, ...] | None
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Everything a trace found out. Holds no tensors and no modules.
+
+    ``tensor_sizes[name]`` gives the slim length of every axis (of a blocked axis 1: per block).
+    ``aliases`` maps further names of a shared tensor to the name used here.
+    """
+
+    tensors: Mapping[str, TensorInfo]
+    tensor_sizes: Mapping[str, tuple[Size, ...]]
+    groups: tuple[Group, ...]
+    frozen: tuple[Frozen, ...]
+    macs: tuple[MacTerm, ...]
+    module_sizes: Mapping[str, ModuleSizes] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def group(self, name: str) -> Group:
+        """The group called ``name``."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(name)
+
+    def full(self) -> dict[str, int]:
+        """Kept counts with nothing removed."""
+        return {g.name: g.size for g in self.groups}
+
+    def digest(self) -> str:
+        """A fingerprint of the traced architecture: tensor names and shapes, groups and their slots. Not of weights."""
+        plain = {
+            "tensors": [[t.name, list(t.shape), t.blocks] for t in self.tensors.values()],
+            "groups": [
+                [g.name, g.size, [[s.tensor, s.axis, hashlib.sha256(s.index.astype("<i8").tobytes()).hexdigest()] for s in g.slots]]
+                for g in self.groups
+            ],
+        }
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

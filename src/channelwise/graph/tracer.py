@@ -1,0 +1,324 @@
+"""Run a model once with labels flowing along: the dispatch mode, parameter labels, and the eval and train passes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from channelwise.graph import rules
+from channelwise.graph.context import MacRecord, TraceContext, tensors_in
+from channelwise.graph.labels import LabelMap, LabelSpace, along
+from channelwise.graph.rules.pointwise import is_pointwise, pointwise
+from channelwise.graph.structure import Reason, TensorInfo
+
+logger = logging.getLogger(__name__)
+
+
+class WritesParameters(BaseException):
+    """The model writes into its parameters while it runs, so it has to be traced on a copy that owns them.
+
+    Not an ``Exception``: user code that catches those must not swallow it.
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class TensorLabels:
+    """The labels of one parameter or buffer: (slots,) for every axis; axes of length 1 have none."""
+
+    info: TensorInfo
+    axes: tuple[np.ndarray | None, ...]
+
+    def maps(self) -> list[LabelMap]:
+        """Label maps of the tensor itself."""
+        found = []
+        for axis, labels in enumerate(self.axes):
+            if labels is None:
+                continue
+            ndim = len(self.info.shape)
+            if axis == 1 and self.info.blocks > 1:
+                grid = np.repeat(labels.reshape(self.info.blocks, -1), self.info.shape[0] // self.info.blocks, axis=0)
+                found.append(LabelMap(grid.reshape(grid.shape + (1,) * (ndim - 2)), 1, True))
+            else:
+                found.append(along(labels, axis, ndim, True))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class CallShapes:
+    """Labels (or None) and lengths of every axis of a module's first input and first output."""
+
+    input: tuple[tuple[np.ndarray | None, int], ...] | None
+    output: tuple[tuple[np.ndarray | None, int], ...] | None
+
+
+@dataclass(eq=False)
+class Trace:
+    """What the passes recorded, before channels are made of it."""
+
+    space: LabelSpace
+    tensors: dict[str, TensorLabels]
+    aliases: dict[str, str]
+    macs: list[MacRecord] = field(default_factory=list)
+    calls: dict[str, CallShapes] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    batch: int = 1
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
+    """All parameters, then all buffers: (qualified name, tensor, is a parameter); shared tensors come repeatedly."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield name, parameter, True
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        yield name, buffer, False
+
+
+def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, TensorLabels], dict[str, str]]:
+    """Give every slot of every parameter and buffer a label of its own."""
+    tensors: dict[str, TensorLabels] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[int, str] = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, tensor, is_parameter in named_tensors(model):
+        if id(tensor) in seen:
+            aliases[name] = seen[id(tensor)]
+            continue
+        seen[id(tensor)] = name
+        owner = name.rpartition(".")[0]
+        info = TensorInfo(name, tuple(tensor.shape), is_parameter, owner, _blocks(modules, name, tensor))
+        axes = tuple(space.new(info.slots(a)) if n > 1 else None for a, n in enumerate(info.shape))
+        tensors[name] = TensorLabels(info, axes)
+    return tensors, aliases
+
+
+def _blocks(modules: Mapping[str, nn.Module], name: str, tensor: torch.Tensor) -> int:
+    """How many blocks of rows choose their own columns: the groups of a grouped convolution's weight."""
+    module = modules.get(name.rpartition(".")[0].replace(".parametrizations.weight", ""))
+    if not isinstance(module, nn.modules.conv._ConvNd) or module.groups == 1 or tensor.ndim < 3:
+        return 1
+    return module.groups if tensor.shape[1] > 1 and module.groups < module.in_channels else 1
+
+
+class LabelMode(TorchDispatchMode):
+    """Runs every operator as it is and lets its rule carry the labels on."""
+
+    def __init__(self, ctx: TraceContext, protected: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.ctx = ctx
+        self.protected = {t.untyped_storage()._cdata for t in protected}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        rule, elementwise = _lookup(func)
+        if rule is None and not elementwise:
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        ctx = self.ctx
+        if self.protected and func._schema.is_mutable:
+            self._refuse_writing(func, args, kwargs)
+        inputs = tensors_in(args) + tensors_in(kwargs)
+        known = [t for t in inputs if ctx.knows(t)]
+        out = func(*args, **kwargs)
+        if not known:
+            return out
+        for tensor in known:
+            ctx.touched.add(id(tensor))
+        ctx.operation = str(func)
+        if not any(ctx.maps(t) for t in known):
+            weight = all(ctx.is_weight(t) for t in known)
+            for tensor in tensors_in(out):
+                if not ctx.knows(tensor):
+                    ctx.set(tensor, (), weight)
+        if rule is not None:
+            rule(ctx, out, *args, **kwargs)
+        elif any(ctx.maps(t) for t in known):
+            if elementwise:
+                pointwise(ctx, out, func, args, kwargs)
+            elif tensors_in(out):
+                ctx.freeze_all(known, f"no rule for {func}")
+        return out
+
+
+    def _refuse_writing(self, func: Any, args: Any, kwargs: Any) -> None:
+        for k, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            value = args[k] if k < len(args) else kwargs.get(argument.name)
+            if any(t.untyped_storage()._cdata in self.protected for t in tensors_in(value)):
+                raise WritesParameters
+
+
+@lru_cache(maxsize=None)
+def _lookup(func: Any) -> tuple[Any, bool]:
+    rule = rules.find(func)
+    return rule, rule is None and is_pointwise(func)
+
+
+_ADAPTING = {
+    torch.flatten,
+    torch.Tensor.flatten,
+    torch.chunk,
+    torch.Tensor.chunk,
+    torch.pixel_shuffle,
+    torch.pixel_unshuffle,
+    nn.functional.instance_norm,
+    torch.instance_norm,
+    torch.spectral_norm if hasattr(torch, "spectral_norm") else torch.flatten,
+}
+
+
+class AdaptingCalls(TorchFunctionMode):
+    """Notices calls that compute every size from their input, so that nothing about them has to be verified."""
+
+    def __init__(self, ctx: TraceContext) -> None:
+        super().__init__()
+        self.ctx = ctx
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.ctx.adapts or func not in _ADAPTING:
+            return func(*args, **kwargs)
+        self.ctx.adapts = True
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.ctx.adapts = False
+
+
+class ModuleTracker:
+    """Tells the context which module is running and records the shapes that modules without tensors see."""
+
+    def __init__(self, model: nn.Module, ctx: TraceContext, calls: dict[str, CallShapes] | None) -> None:
+        self.ctx, self.calls = ctx, calls
+        self.stack: list[tuple[str, type]] = []
+        self.deepest = ""
+        self.names = {id(m): n for n, m in model.named_modules()}
+        self.handles = []
+        for module in model.modules():
+            self.handles.append(module.register_forward_pre_hook(self._enter, prepend=True))
+            self.handles.append(module.register_forward_hook(self._leave, always_call=True))
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        self.stack.append((self.ctx.module, self.ctx.module_type))
+        self.ctx.module, self.ctx.module_type = self.names[id(module)], type(module)
+        self.deepest = self.ctx.module
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.calls is not None and not module._modules and self.ctx.module not in self.calls:
+            ins, outs = tensors_in(args), tensors_in(output)
+            self.calls[self.ctx.module] = CallShapes(self._shape(ins), self._shape(outs))
+        self.ctx.module, self.ctx.module_type = self.stack.pop()
+        self.deepest = self.ctx.module
+
+    def _shape(self, tensors: list[torch.Tensor]) -> tuple[tuple[np.ndarray | None, int], ...] | None:
+        if not tensors:
+            return None
+        by_axis = {m.axis: m.flat for m in self.ctx.maps(tensors[0]) if m.uniform}
+        return tuple((by_axis.get(d), n) for d, n in enumerate(tensors[0].shape))
+
+    def remove(self) -> None:
+        """Take the hooks off the traced copy."""
+        for handle in self.handles:
+            handle.remove()
+
+
+@contextmanager
+def undisturbed_randomness(device_tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Restore the state of torch's random number generators afterwards."""
+    devices = sorted({t.device.index or 0 for t in device_tensors if t.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+def run_labelled(
+    model: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    trace: Trace,
+    *,
+    record: bool,
+    freeze_outputs: bool = True,
+    protect: bool = False,
+) -> tuple[TraceContext, list[torch.Tensor]]:
+    """One forward pass with labels, and its output tensors. ``model`` is a private copy.
+
+    ``record`` keeps MACs and module shapes. An exception leaves with the name of the running module attached.
+    """
+    ctx = TraceContext(trace.space)
+    stored = {name: tensor for name, tensor, _ in named_tensors(model)}
+    for name, labels in trace.tensors.items():
+        ctx.set(stored[name], labels.maps(), True)
+    for tensor in tensors_in(list(args)) + tensors_in(dict(kwargs)):
+        ctx.set(tensor, ())
+    tracker = ModuleTracker(model, ctx, trace.calls if record else None)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(AdaptingCalls(ctx))
+            stack.enter_context(LabelMode(ctx, model.parameters() if protect else ()))
+            output = model(*args, **kwargs)
+    except Exception as error:
+        error._channelwise_module = tracker.deepest  # type: ignore[attr-defined]
+        raise
+    finally:
+        tracker.remove()
+    outputs = output_tensors(output)
+    for tensor in outputs if freeze_outputs else ():
+        for m in ctx.maps(tensor):
+            trace.space.freeze(m.labels, Reason("output", "", "an output of the network"))
+    if record:
+        trace.macs = ctx.macs
+    ctx.touched = {id(t) for t in stored.values()} & ctx.touched
+    return ctx, outputs
+
+
+def output_tensors(output: Any) -> list[torch.Tensor]:
+    """All tensors in what a model returned: nested containers, or the attributes of an object."""
+    if isinstance(output, (torch.Tensor, list, tuple, dict)):
+        return tensors_in(output)
+    if hasattr(output, "__dict__"):
+        return tensors_in(dict(vars(output)))
+    return []
+
+
+def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, shared: bool) -> Trace:
+    """Trace in eval and in train mode, on a private copy whose buffers and flags may change.
+
+    ``shared``: its parameters are the user's own; WritesParameters is raised before anything is written into them.
+    """
+    space = LabelSpace()
+    tensors, aliases = label_tensors(model, space)
+    trace = Trace(space, tensors, aliases)
+    first = next(iter(tensors_in(list(args)) + tensors_in(dict(kwargs))), None)
+    trace.batch = first.shape[0] if first is not None and first.ndim else 1
+    stored = {name: tensor for name, tensor, _ in named_tensors(model)}
+    model.eval()
+    touched = set(run_labelled(model, args, kwargs, trace, record=True, protect=shared)[0].touched)
+    model.train()
+    marks = (len(space.pairs), len(space.inexact), len(space.parts), len(space.questions), len(space.roles))
+    try:
+        touched |= run_labelled(model, args, kwargs, trace, record=False, protect=shared)[0].touched
+    except Exception as error:  # noqa: BLE001 - any failure of the user's training path means the same: it is skipped and said so
+        for recorded, length in zip((space.pairs, space.inexact, space.parts, space.questions, space.roles), marks, strict=True):
+            del recorded[length:]
+        trace.notes.append(f"the training path was skipped, as it does not run on the inputs alone: {type(error).__name__}: {error}")
+        logger.info("%s", trace.notes[-1])
+    model.eval()
+    unused = Reason("unused", "", "never used while the model ran on the example inputs")
+    for name, labels in tensors.items():
+        if id(stored[name]) not in touched:
+            for axis in labels.axes:
+                if axis is not None:
+                    space.freeze(axis, unused)
+    return trace

@@ -1,0 +1,228 @@
+"""Find out by trying whether the user's code adapts: prune questioned groups, run again, freeze the guilty."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from channelwise.graph.channels import build, components, group_labels
+from channelwise.graph.context import tensors_in
+from channelwise.graph.labels import LabelSpace, Question
+from channelwise.graph.structure import Group, Reason, Structure
+from channelwise.graph.tracer import TensorLabels, Trace, output_tensors, run_labelled, undisturbed_randomness
+
+logger = logging.getLogger(__name__)
+
+Kept = Mapping[str, np.ndarray]
+Surgeon = Callable[[Structure, Kept], nn.Module]
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What went wrong with some groups pruned; ``suspects`` are the groups that look guilty, if anything tells."""
+
+    text: str
+    suspects: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """Runs pruned models of a traced one.
+
+    ``slim`` and ``masked`` build the slim and the masked model of a selection from weights of which none is constant.
+    """
+
+    trace: Trace
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    slim: Surgeon
+    masked: Surgeon
+
+    def run(self) -> Structure:
+        """The structure in which every questioned group has been seen to adapt, or is frozen with the reason."""
+        banned: list[tuple[np.ndarray, Reason]] = []
+        while True:
+            structure = build(self.trace, banned)
+            asked = _asked(self.trace, structure)
+            failure = self.check(structure, sorted(asked)) if asked else None
+            if failure is None:
+                return structure
+            guilty = self._guilty(structure, sorted(asked), failure)
+            logger.debug("verification: %s because of %s", sorted(guilty), failure.text)
+            banned = [self._ban(structure, name, asked[name], failure.text) for name in guilty]
+
+    def check(self, structure: Structure, names: Sequence[str]) -> _Failure | None:
+        """Prune about half of these groups: do the same labels meet in the slim model, and is it the masked one?"""
+        wanted = set(names)
+        failure, outputs = self._labels_meet(structure, _half(structure, wanted))
+        if failure is not None:
+            return failure
+        exact = {g.name for g in structure.groups if g.exact and g.name in wanted}
+        if not exact:
+            return None
+        kept = _half(structure, exact)
+        if exact != wanted:
+            outputs = _run(self.slim(structure, kept), self.args, self.kwargs)
+        expected = _run(self.masked(structure, kept), self.args, self.kwargs)
+        text = _difference(outputs, expected)
+        return None if text is None else _Failure(text)
+
+    def _labels_meet(self, structure: Structure, kept: Kept) -> tuple[_Failure | None, list[torch.Tensor]]:
+        """Trace the slim model with the channels as labels: only slots of one channel may meet."""
+        channel = components(self.trace.space)
+        frozen = np.zeros(int(channel.max()) + 1, bool)
+        frozen[channel[list(self.trace.space.reasons)]] = True
+        second = Trace(LabelSpace(count=frozen.size), {}, {})
+        second.tensors = _slim_labels(self.trace, structure, kept, channel)
+        module = ""
+        try:
+            model = self.slim(structure, kept)
+            context, output = run_labelled(model, self.args, self.kwargs, second, record=False, freeze_outputs=False)
+            module = context.module
+        except Exception as error:  # noqa: BLE001 - whatever the user's code raises with fewer channels, it does not adapt
+            module = getattr(error, "_channelwise_module", "")
+            text = f"with fewer channels the model's code raises {type(error).__name__}: {_first_line(error)}"
+            return _Failure(text, frozenset(_asked_in(self.trace, structure, module))), []
+        a, b = second.space.all_pairs()
+        known = np.concatenate([frozen, np.ones(max(second.space.count - frozen.size, 0), bool)])
+        wrong = (a != b) & ~(known[a] & known[b])
+        if wrong.any():
+            guilty = np.unique(np.concatenate([a[wrong], b[wrong]]))
+            names = _names_of_channels(self.trace, structure, channel, guilty[guilty < frozen.size])
+            return _Failure("with fewer channels other channels meet than before", frozenset(names)), output
+        return None, output
+
+    def _guilty(self, structure: Structure, names: Sequence[str], failure: _Failure) -> list[str]:
+        """The groups that make the check fail, found by bisection among the suspects first."""
+        suspects = [n for n in names if n in failure.suspects]
+        if suspects and (found := self._bisect(structure, suspects)):
+            return found
+        return self._bisect(structure, names) or list(names)
+
+    def _bisect(self, structure: Structure, names: Sequence[str]) -> list[str]:
+        if self.check(structure, names) is None:
+            return []
+        if len(names) == 1:
+            return list(names)
+        half = len(names) // 2
+        found = self._bisect(structure, names[:half]) + self._bisect(structure, names[half:])
+        return found or list(names[half:])
+
+    def _ban(self, structure: Structure, name: str, question: Question, text: str) -> tuple[np.ndarray, Reason]:
+        asked = question.reason
+        return group_labels(self.trace, structure.group(name)), Reason(asked.operation, asked.module, f"{asked.text}, and {text}")
+
+
+def _asked(trace: Trace, structure: Structure) -> dict[str, Question]:
+    """The groups touched by questions, each with the last question about it."""
+    channel = components(trace.space)
+    found: dict[str, Question] = {}
+    for question in trace.space.questions:
+        for name in _names_of_channels(trace, structure, channel, np.unique(channel[question.labels])):
+            found[name] = question
+    return found
+
+
+def _asked_in(trace: Trace, structure: Structure, module: str) -> set[str]:
+    channel = components(trace.space)
+    names: set[str] = set()
+    for question in trace.space.questions:
+        if question.reason.module == module:
+            names |= _names_of_channels(trace, structure, channel, np.unique(channel[question.labels]))
+    return names
+
+
+def _names_of_channels(trace: Trace, structure: Structure, channel: np.ndarray, wanted: np.ndarray) -> set[str]:
+    names = np.full(int(channel.max()) + 1, -1)
+    for number, group in enumerate(structure.groups):
+        slots = group.slots[0]
+        axis = trace.tensors[slots.tensor].axes[slots.axis]
+        assert axis is not None
+        names[channel[axis[slots.index[:, 0]]]] = number
+    return {structure.groups[k].name for k in np.unique(names[wanted]) if k >= 0}
+
+
+def _half(structure: Structure, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Remove the first and the last channel and a random half of the others: a constant slice is sure to be noticed."""
+    wanted = set(names)
+    random = np.random.default_rng(0)
+    kept = {}
+    for group in structure.groups:
+        indices = np.arange(group.size)
+        kept[group.name] = _half_of(group, random) if group.name in wanted else indices
+    return kept
+
+
+def _half_of(group: Group, random: np.random.Generator) -> np.ndarray:
+    parts = np.zeros(group.size, int) if group.parts is None else group.parts
+    chosen = []
+    for part in np.unique(parts):
+        members = np.flatnonzero(parts == part)
+        inner = members[1:-1] if members.size > 2 else members[1:]
+        count = min(max(members.size // 2, 1), inner.size)
+        chosen.append(random.choice(inner, count, replace=False))
+    return np.sort(np.concatenate(chosen))
+
+
+def _slim_labels(trace: Trace, structure: Structure, kept: Kept, channel: np.ndarray) -> dict[str, TensorLabels]:
+    """For every tensor of the slim model, the channel of each of its slots."""
+    stays = np.ones(int(channel.max()) + 1, bool)
+    for group in structure.groups:
+        removed = np.setdiff1d(np.arange(group.size), kept[group.name])
+        slots = group.slots[0]
+        axis = trace.tensors[slots.tensor].axes[slots.axis]
+        assert axis is not None
+        stays[channel[axis[slots.index[removed, 0]]]] = False
+    found = {}
+    for name, labels in trace.tensors.items():
+        axes: list[np.ndarray | None] = []
+        shape = list(labels.info.shape)
+        for number, axis in enumerate(labels.axes):
+            mine = None if axis is None else channel[axis][stays[channel[axis]]]
+            if mine is not None:
+                shape[number] = mine.size // (labels.info.blocks if number == 1 else 1)
+            axes.append(mine if shape[number] > 1 else None)
+        info = labels.info
+        found[name] = TensorLabels(type(info)(name, tuple(shape), info.is_parameter, info.module, info.blocks), tuple(axes))
+    return found
+
+
+def _run(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    with torch.no_grad(), undisturbed_randomness(tensors_in([list(args), dict(kwargs)])):
+        torch.manual_seed(0)
+        return output_tensors(model.eval()(*args, **kwargs))
+
+
+def _difference(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> str | None:
+    """What differs between two lists of outputs, or None."""
+    if len(found) != len(expected):
+        return "with fewer channels there are other outputs"
+    for a, b in zip(found, expected, strict=True):
+        if a.shape != b.shape:
+            return f"with fewer channels an output has the shape {tuple(a.shape)} instead of {tuple(b.shape)}"
+        if not a.is_floating_point():
+            continue
+        a, b = a.double(), b.double()
+        finite = a.isfinite() & b.isfinite()
+        if not finite.any():
+            continue
+        scale = b[finite].abs().max().item() + 1e-12
+        if (a[finite] - b[finite]).abs().max().item() > _tolerance(found) * scale:
+            return "with fewer channels the output is not that of the model with these channels set to zero"
+    return None
+
+
+def _tolerance(outputs: Sequence[torch.Tensor]) -> float:
+    """Relative to the largest output; rounding in narrow types must not look like a mismatch."""
+    half = any(t.dtype in (torch.float16, torch.bfloat16) for t in outputs)
+    return 0.1 if half else 2e-3
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:160]

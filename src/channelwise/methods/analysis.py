@@ -1,0 +1,142 @@
+"""The sensitivity analysis behind ``ana``: which evaluations are missing, running them, keeping every result."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable, Mapping
+
+import torch
+
+from channelwise.errors import ChannelwiseError
+from channelwise.execution import Executor, Task
+from channelwise.files import locked
+from channelwise.graph.structure import Group, Structure
+from channelwise.methods.arguments import plural
+from channelwise.methods.sensitivity import Evaluation, Plan, Sensitivity, SensitivityFile
+from channelwise.progress import progress
+from channelwise.ranking import Criterion
+from channelwise.ranking.weights import Weights
+from channelwise.selection import choose
+
+log = logging.getLogger(__name__)
+
+ExecutorFor = Callable[[int], Executor]
+"""Makes the executor for a number of tasks."""
+
+
+class Analysis:
+    """One call of ``ana``: compares what is on file with what is needed, then evaluates the difference."""
+
+    def __init__(
+        self,
+        file: SensitivityFile,
+        structure: Structure,
+        tensors: Mapping[str, torch.Tensor],
+        excluded: set[str],
+        ranking: str | Criterion,
+    ) -> None:
+        self._file = file
+        self._structure = structure
+        self._tensors = tensors
+        self._plan = Plan(excluded=sorted(excluded), weights=fingerprint(tensors))
+        self._ranking = ranking
+
+    def run(self, executor_for: ExecutorFor, *, forced: bool, quiet: bool) -> None:
+        """Evaluate what is missing. Finished work stays on file whatever ends the run."""
+        with locked(self._file.path):
+            known = None if forced else self._file.load()
+            tasks = self._tasks(known or Sensitivity())
+            self._begin(known, len(tasks))
+            if tasks:
+                self._evaluate(tasks, executor_for, quiet)
+            self._file.finish()
+
+    def _tasks(self, known: Sensitivity) -> dict[str, tuple[Task, Evaluation]]:
+        """By label: the task and what is to be recorded of it, the score and time left open."""
+        tasks: dict[str, tuple[Task, Evaluation]] = {}
+        if known.baseline is None:
+            task = Task("the baseline", {})
+            tasks[task.label] = task, Evaluation(score=0.0, seconds=0.0)
+        weights = Weights.of(self._tensors, self._structure)
+        missing = known.missing(self._structure, self._plan.excluded)
+        levels = sorted({sparsity for counts in missing.values() for sparsity in counts.values()})
+        chosen = {}
+        for level in levels:
+            counts = {g: kept for g, by_count in missing.items() for kept, s in by_count.items() if s == level}
+            chosen[level] = choose(self._structure, weights, counts, self._ranking).kept
+        sizes = self._structure.full()
+        for group, by_count in missing.items():
+            for kept, sparsity in by_count.items():
+                label = f"group {group!r} at sparsity {sparsity} ({kept} of {sizes[group]} channels kept)"
+                record = Evaluation(group=group, kept=kept, sparsity=sparsity, score=0.0, seconds=0.0)
+                tasks[label] = Task(label, {group: chosen[sparsity][group]}), record
+        return tasks
+
+    def _begin(self, known: Sensitivity | None, missing: int) -> None:
+        if known is None:
+            self._file.begin(self._plan, anew=True)
+        elif known.plan is None or known.plan.excluded != self._plan.excluded or missing:
+            if missing and known.plan is not None and known.plan.weights != self._plan.weights:
+                log.warning(
+                    "%s was begun with other weights; the missing evaluations use the present ones. "
+                    "For an analysis of the present weights alone call ana(..., forced=True).", self._file.path
+                )  # fmt: skip
+            self._file.begin(self._plan, anew=False)
+        if not missing:
+            log.info("%s is finished, nothing is evaluated again; forced=True repeats it.", self._file.path)
+        elif known is not None:
+            log.info("Going on with %s: %s missing.", self._file.path, plural(missing, "evaluation"))
+
+    def _evaluate(self, tasks: Mapping[str, tuple[Task, Evaluation]], executor_for: ExecutorFor, quiet: bool) -> None:
+        finished = 0
+        executor = executor_for(len(tasks))
+        try:
+            with progress("Analysing", len(tasks), quiet=quiet) as advance:
+                for result in executor.run([task for task, _ in tasks.values()]):
+                    record = tasks[result.task.label][1]
+                    scored = record.model_copy(update={"score": result.score, "seconds": round(result.seconds, 4)})
+                    self._file.append(scored)
+                    finished += 1
+                    advance(f"{record.group or 'baseline'} {record.sparsity:.1f}: {result.score:.4g}")
+        except KeyboardInterrupt:
+            log.warning("Interrupted. %s", self._kept(finished, len(tasks)))
+            raise
+        except ChannelwiseError:
+            log.warning("%s", self._kept(finished, len(tasks)))
+            raise
+        finally:
+            executor.close()
+
+    def _kept(self, finished: int, total: int) -> str:
+        return (
+            f"{finished} of {plural(total, 'evaluation')} of this run are kept in {self._file.path}; "
+            "ana goes on from there when it is called again."
+        )
+
+
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A checksum of the values of all tensors."""
+    check = 0
+    for name in sorted(tensors):
+        data = tensors[name].detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
+        check = zlib.crc32(data.data, check)
+    return f"{check:08x}"
+
+
+def grouped_convolution_groups(structure: Structure) -> list[str]:
+    """Names of the channel groups that pass through grouped convolutions, depthwise ones not counted."""
+    return [group.name for group in structure.groups if _through_grouped_convolution(group, structure)]
+
+
+def _through_grouped_convolution(group: Group, structure: Structure) -> bool:
+    for slots in group.slots:
+        info = structure.tensors[slots.tensor]
+        if info.blocks == 1:
+            continue
+        # Axis 0 counts input channels in transposed convolutions, output channels in the others.
+        transposed = (slots.axis == 0) == (slots.role == "input")
+        inputs_per_block = info.shape[0] // info.blocks if transposed else info.shape[1]
+        if inputs_per_block > 1:
+            return True
+    return False

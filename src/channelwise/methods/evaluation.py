@@ -1,0 +1,106 @@
+"""The job of evaluating candidates: build the slim model of some kept channels, call the user's function, check it."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from channelwise.graph.structure import Structure
+from channelwise.methods.scores import as_score
+from channelwise.selection import Selection
+from channelwise.surgery.clone import clone_module
+from channelwise.surgery.slicing import named_tensors
+from channelwise.surgery.slim import slim_model
+
+log = logging.getLogger(__name__)
+
+EvalFn = Callable[..., Any]
+SEED = 0
+
+
+class CandidateJob:
+    """Scores candidates given as {group: kept indices}, groups left out being full.
+
+    Candidates are cut from a private clone in eval mode and share its untouched tensors, which makes them cheap. An
+    evaluation function that changes weights is noticed; from then on every candidate gets tensors of its own.
+    All candidates see the same random numbers, so that scores do not depend on order or process and differ less by
+    chance; the caller's random state is restored.
+    """
+
+    def __init__(self, model: nn.Module, structure: Structure, eval_fn: EvalFn, args: Sequence[Any]) -> None:
+        self._model = model
+        self._structure = structure
+        self._full = Selection.full(structure).kept
+        self._eval_fn = eval_fn
+        self._args = tuple(args)
+        self._share = True
+        self._checked = False
+        self._clone: nn.Module | None = None
+        self._marks: list[tuple[torch.Tensor, int, int]] = []
+        self._device = torch.device("cpu")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The copy leaves behind what cannot travel: gradients, tensors that are not leaves, memory of a device.
+        return {**self.__dict__, "_model": clone_module(self._model, {}).cpu(), "_clone": None, "_marks": []}
+
+    def prepare(self, device: torch.device) -> None:
+        self._device = device
+        self._clone = clone_module(self._model, {}).to(device).eval()
+        self._marks = [(t, t._version, t.data_ptr()) for t in named_tensors(self._clone).values()]
+
+    def __call__(self, payload: Mapping[str, np.ndarray]) -> float:
+        assert self._clone is not None
+        selection = Selection({**self._full, **payload})
+        candidate = slim_model(self._clone, self._structure, selection, share_untouched=self._share)
+        candidate.eval()
+        with same_randomness(self._device):
+            score = as_score(self._eval_fn(candidate, *self._args))
+        if self._share and self._changed():
+            log.warning(
+                "eval_fn changes the weights of the model it is given. The original is safe: every candidate now "
+                "gets its own copy of all weights, which takes longer."
+            )
+            self._share = False
+            self.prepare(self._device)
+        for tensor, _, _ in self._marks:
+            tensor.grad = None
+        return score
+
+    def _changed(self) -> bool:
+        """Whether the clone is no longer what it was. Values are compared once: `.data` leaves no other trace."""
+        assert self._clone is not None
+        if any(t._version != version or t.data_ptr() != address for t, version, address in self._marks):
+            return True
+        if self._checked:
+            return False
+        self._checked = True
+        original = named_tensors(self._model)
+        return any(
+            tensor.dtype != original[name].dtype or not torch.equal(tensor, original[name].to(tensor.device))
+            for name, tensor in named_tensors(self._clone).items()
+        )
+
+
+@contextmanager
+def same_randomness(device: torch.device) -> Iterator[None]:
+    """Seed the generators of Python, NumPy and torch, and put back their states afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        random.seed(SEED)
+        np.random.seed(SEED)
+        torch.default_generator.manual_seed(SEED)
+        if cuda:
+            torch.cuda.manual_seed(SEED)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

@@ -1,0 +1,272 @@
+"""The iterative method: measure once how the score reacts to pruning each group, then prune to any ratio."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from torch import nn
+
+from channelwise.channel_graph import trace
+from channelwise.errors import InvalidArgumentError, NothingToPruneError, ResultsFileError
+from channelwise.excludes import match_excludes
+from channelwise.execution import Executor
+from channelwise.execution.devices import check_workers, choose_devices
+from channelwise.execution.inprocess import InProcess
+from channelwise.execution.workers import WorkerPool
+from channelwise.methods.analysis import Analysis, grouped_convolution_groups
+from channelwise.methods.arguments import (
+    check_args,
+    check_callable,
+    check_mode,
+    check_one_target,
+    check_path,
+    listed,
+    plural,
+)
+from channelwise.methods.evaluation import CandidateJob, EvalFn
+from channelwise.methods.sensitivity import Sensitivity, SensitivityFile
+from channelwise.methods.spec import read_spec, write_info, write_spec
+from channelwise.methods.targets import Targets
+from channelwise.modelcheck import model_device
+from channelwise.ranking import Criterion, get
+from channelwise.report import Summary, summary_text
+from channelwise.selection import Selection
+from channelwise.surgery.slim import attach_sparse_state_dict
+from channelwise.widths import check_count
+
+log = logging.getLogger(__name__)
+
+
+class IterativePruningRunner:
+    """Analyses a trained model once, then prunes it to any ratio.
+
+    Prune a little, retrain the sparse model, load its weights into a fresh original model, make a new runner, prune
+    more: channels once removed stay removed. The model given is never modified.
+
+    Args:
+        model: The trained model.
+        inputs: One tensor, or a tuple or list of tensors, with the shape and dtype of a real batch.
+        folder: Where results go: ``<ModelClass>.sens`` and ``<ModelClass>_ratio_<r>.spec``.
+        ranking: Which channels of a group go first: a criterion's name or a callable, see `channelwise.ranking`.
+        quiet: No progress bar and no summary table.
+
+    Raises:
+        InvalidArgumentError, UnsupportedModelError, TraceError: the model cannot be traced with these inputs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        *,
+        folder: str | os.PathLike[str] = ".vai",
+        ranking: str | Criterion = "l1",
+        quiet: bool = False,
+    ) -> None:
+        get(ranking)
+        check_path("folder", folder)
+        self._graph = trace(model, inputs)
+        self._name = type(self._graph.model).__name__
+        self._folder = Path(folder)
+        self._ranking = ranking
+        self._quiet = quiet
+
+    def ana(
+        self,
+        eval_fn: EvalFn,
+        args: Sequence[Any] = (),
+        gpus: Sequence[int | str] | None = None,
+        excludes: Any = None,
+        forced: bool = False,
+        with_group_conv: bool = False,
+        *,
+        workers: int | None = None,
+    ) -> None:
+        """Evaluate the model and every group at sparsities 0.1 to 0.9, and save the scores as they come.
+
+        An interrupted analysis goes on where it stopped, a finished one is not repeated.
+
+        Args:
+            eval_fn: Called as ``eval_fn(model, *args)`` with a model in eval mode; returns a score: a number, a 0-d
+                tensor or a NumPy scalar. Larger may be better or worse. Random generators are seeded equally for
+                every call.
+            args: What ``eval_fn`` takes after the model.
+            gpus: Indices of the CUDA devices to evaluate on, in parallel if there are several; None for the current
+                device. Without CUDA evaluations run where the model is.
+            excludes: Groups to leave alone: modules, names, patterns or module types. `prune` leaves them alone too.
+            forced: Repeat a finished analysis, or replace that of another network.
+            with_group_conv: Analyse channels that pass through grouped convolutions too (depthwise ones always are).
+            workers: Number of worker processes; by default one per entry of ``gpus``, and none without CUDA.
+
+        Raises:
+            EvaluationError: ``eval_fn`` raised, or returned no finite number; the message names the group.
+            ResultsFileError: the file is of another network, damaged, in use by another run, or cannot be written.
+            NothingToPruneError: no group is left.
+        """
+        check_callable(eval_fn)
+        args = check_args(args)
+        workers = check_workers(workers)
+        devices = choose_devices(gpus, model_device(self._graph.model))
+        structure = self._graph.structure
+        excluded = match_excludes(structure, excludes, self._graph.model)
+        if not with_group_conv:
+            grouped = set(grouped_convolution_groups(structure)) - excluded
+            if grouped:
+                log.info(
+                    "%s left alone because of grouped convolutions (with_group_conv=True includes them): %s.",
+                    plural(len(grouped), "group"), listed(sorted(grouped)),
+                )  # fmt: skip
+            excluded |= grouped
+        if len(excluded) == len(structure.groups):
+            raise NothingToPruneError(
+                "No channel group is left to analyse: "
+                + (f"all {len(excluded)} are excluded." if excluded else "all channels are frozen, see graph.frozen.")
+            )
+        if workers is None:
+            workers = len(devices) if gpus is not None else 1
+        elif gpus is None:
+            devices = [model_device(self._graph.model)]
+
+        def executor_for(tasks: int) -> Executor:
+            job = CandidateJob(self._graph.model, structure, eval_fn, args)
+            count = min(workers, tasks)
+            if count == 1:
+                return InProcess(job, devices)
+            return WorkerPool(job, [devices[i % len(devices)] for i in range(count)])
+
+        analysis = Analysis(self._file(), structure, self._graph.tensors(), excluded, self._ranking)
+        analysis.run(executor_for, forced=bool(forced), quiet=self._quiet)
+
+    def prune(
+        self,
+        removal_ratio: float | None = None,
+        threshold: float | None = None,
+        spec_path: str | os.PathLike[str] | None = None,
+        excludes: Any = None,
+        mode: str = "sparse",
+        pruning_info_path: str | os.PathLike[str] | None = None,
+        channel_divisible: int = 2,
+    ) -> nn.Module:
+        """A pruned copy of the model.
+
+        Writes ``<ModelClass>_ratio_<r>.spec`` into the runner's folder and prints a table of MACs and parameters.
+
+        Args:
+            removal_ratio: Fraction of the original model's MACs to remove, in (0, 1); met within 1 % of the MACs left
+                unless ``channel_divisible`` prevents it, which is logged. Needs `ana`.
+            threshold: Tolerated relative loss of score, each group pruned alone. Needs `ana`.
+            spec_path: A .spec file to repeat. Exactly one of these three.
+            excludes: Further groups to leave alone.
+            mode: "sparse": original shapes, removed channels held at zero through training, and the method
+                ``slim_state_dict()``. "slim": the smaller model, with the method ``sparse_state_dict()``.
+            pruning_info_path: Where to write the channels of every layer before and after, as JSON.
+            channel_divisible: Widths of pruned layers are multiples of this.
+
+        Raises:
+            InvalidArgumentError, ResultsFileError, NothingToPruneError.
+            UnreachableTargetError: with the reachable range.
+        """
+        check_one_target(removal_ratio, threshold, spec_path)
+        check_mode(mode)
+        check_path("pruning_info_path", pruning_info_path)
+        check_count("channel_divisible", channel_divisible)
+        structure, model = self._graph.structure, self._graph.model
+        if not structure.groups:
+            raise NothingToPruneError("No channel group is left to prune: all channels are frozen, see graph.frozen.")
+        full = match_excludes(structure, excludes, model)
+        if mode == "sparse":
+            full |= self._inexact(full)
+        if spec_path is not None:
+            spec = read_spec(spec_path, structure)
+            selection = Targets(structure, self._graph.tensors(), full, channel_divisible, self._ranking).spec(spec)
+        else:
+            sensitivity, left_alone = self._sensitivity()
+            targets = Targets(structure, self._graph.tensors(), full | left_alone, channel_divisible, self._ranking)
+            if removal_ratio is not None:
+                selection = targets.removal_ratio(float(removal_ratio), sensitivity)
+            else:
+                assert threshold is not None
+                selection = targets.threshold(float(threshold), sensitivity)
+        summary = self._summary(selection)
+        if summary.macs_after == summary.macs_before:
+            log.warning("Nothing is removed: no group allows it under this target.")
+        pruned = self._build(selection, mode)
+        if spec_path is None:
+            ratio = float(removal_ratio) if removal_ratio is not None else round(summary.removal_ratio, 3)
+            write_spec(self._folder / f"{self._name}_ratio_{ratio:g}.spec", structure, selection, summary)
+        if pruning_info_path is not None:
+            slim = pruned if mode == "slim" else self._graph.slim(selection)
+            write_info(pruning_info_path, model, slim, summary)
+        if not self._quiet:
+            Console().print(summary.table())
+        log.info("%s", summary_text(summary))
+        return pruned
+
+    def search(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not of this method: raises InvalidArgumentError that says where it belongs."""
+        raise InvalidArgumentError(
+            "IterativePruningRunner has no search: it has ana and prune. search belongs to OneStepPruningRunner, which "
+            "is planned and not part of this version."
+        )
+
+    def _build(self, selection: Selection, mode: str) -> nn.Module:
+        if mode == "sparse":
+            return self._graph.sparse(selection)
+        return attach_sparse_state_dict(self._graph.slim(selection), self._graph.structure, selection)
+
+    def _inexact(self, full: set[str]) -> set[str]:
+        inexact = [g for g in self._graph.structure.groups if not g.exact and g.name not in full]
+        if inexact:
+            log.info(
+                "mode='sparse' leaves %s full, where zeros are not the same as removal (mode='slim' may use them): %s.",
+                plural(len(inexact), "group"), listed([f"{g.name} ({g.inexact_because})" for g in inexact]),
+            )  # fmt: skip
+        return {g.name for g in inexact}
+
+    def _sensitivity(self) -> tuple[Sensitivity, set[str]]:
+        """The finished analysis and the groups it left alone."""
+        file = self._file()
+        sensitivity = file.load()
+        if sensitivity is None:
+            raise ResultsFileError(
+                f"There is no analysis of {self._name} ({file.path}): call runner.ana(eval_fn, ...) first."
+            )
+        left_alone = set(sensitivity.plan.excluded) if sensitivity.plan else set()
+        missing = sum(map(len, sensitivity.missing(self._graph.structure, left_alone).values()))
+        missing += sensitivity.baseline is None
+        if missing:
+            raise ResultsFileError(
+                f"The analysis in {file.path} is not finished, {plural(missing, 'evaluation')} missing: call "
+                "runner.ana(eval_fn, ...) again, it goes on where it stopped."
+            )
+        return sensitivity, left_alone
+
+    def _summary(self, selection: Selection) -> Summary:
+        return Summary(
+            model=self._name,
+            macs_before=float(self._graph.macs()),
+            macs_after=float(self._graph.macs(selection)),
+            params_before=int(self._graph.params()),
+            params_after=int(self._graph.params(selection)),
+        )
+
+    def _file(self) -> SensitivityFile:
+        return SensitivityFile(self._folder / f"{self._name}.sens", self._name, self._graph.structure)
+
+
+def get_pruning_runner(model: nn.Module, inputs: Any, method: str, **options: Any) -> IterativePruningRunner:
+    """The runner of a method: "iterative". ``options`` go to the runner.
+
+    Raises:
+        InvalidArgumentError: another method.
+    """
+    if method == "iterative":
+        return IterativePruningRunner(model, inputs, **options)
+    if method == "one_step":
+        raise InvalidArgumentError("method='one_step' is planned; this version of channelwise offers 'iterative'.")
+    raise InvalidArgumentError(f"method={method!r}: this version of channelwise offers 'iterative'.")

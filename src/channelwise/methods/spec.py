@@ -1,0 +1,170 @@
+"""Spec files (what a pruning removed, to be repeated) and info files (channels of every layer before and after)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from channelwise.errors import InvalidArgumentError, ResultsFileError
+from channelwise.files import Record, read_json, write_json, writing
+from channelwise.graph.structure import Structure
+from channelwise.report import Summary
+from channelwise.selection import Selection
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+SIZES = (
+    "in_channels",
+    "out_channels",
+    "groups",
+    "in_features",
+    "out_features",
+    "num_features",
+    "num_channels",
+    "num_parameters",
+)
+
+
+class GroupSpec(Record):
+    """One group: the share of its channels that is removed, and which stay. Without ``kept`` they are chosen anew."""
+
+    sparsity: float
+    kept: list[int] | None = None
+
+
+class Spec(Record):
+    """A .spec file. ``removal_ratio`` is the fraction of MACs removed. Groups left out stay full."""
+
+    format: Literal["channelwise-spec"] = "channelwise-spec"
+    version: int = VERSION
+    model: str
+    digest: str
+    removal_ratio: float
+    macs_before: float
+    macs_after: float
+    params_before: int
+    params_after: int
+    groups: dict[str, GroupSpec]
+
+
+class Change(Record):
+    """A size before and after."""
+
+    before: int
+    after: int
+
+
+class LayerInfo(Record):
+    """One layer whose channels changed or could have: its class and its sizes."""
+
+    type: str
+    sizes: dict[str, Change]
+
+
+class Info(Record):
+    """The file that ``pruning_info_path`` asks for."""
+
+    format: Literal["channelwise-info"] = "channelwise-info"
+    version: int = VERSION
+    model: str
+    macs_before: float
+    macs_after: float
+    params_before: int
+    params_after: int
+    layers: dict[str, LayerInfo]
+
+
+def write_spec(path: Path, structure: Structure, selection: Selection, summary: Summary) -> None:
+    """Write ``selection`` to ``path``; another network's spec of the same name is kept as .bak."""
+    sizes = structure.full()
+    spec = Spec(
+        model=summary.model,
+        digest=structure.digest(),
+        removal_ratio=summary.removal_ratio,
+        macs_before=summary.macs_before,
+        macs_after=summary.macs_after,
+        params_before=summary.params_before,
+        params_after=summary.params_after,
+        groups={
+            name: GroupSpec(sparsity=1 - len(kept) / sizes[name], kept=kept.tolist())
+            for name, kept in selection.kept.items()
+        },
+    )
+    _move_foreign(path, spec.digest)
+    write_json(path, spec)
+
+
+def read_spec(path: str | os.PathLike[str], structure: Structure) -> Spec:
+    """The spec in ``path``, checked against the network.
+
+    Raises:
+        ResultsFileError: no such file, damaged, of another network, or a group is not what the network has.
+    """
+    spec = read_json(path, Spec)
+    if spec.version > VERSION:
+        raise ResultsFileError(f"{path} has format version {spec.version}, this version reads {VERSION}.")
+    if spec.digest != structure.digest():
+        raise ResultsFileError(f"{path} is of another network (of class {spec.model}, with other layers or sizes).")
+    sizes = structure.full()
+    for name, group in spec.groups.items():
+        if name not in sizes:
+            raise ResultsFileError(f"{path}: the network has no group {name!r}.")
+        if not 0 <= group.sparsity < 1:
+            raise ResultsFileError(f"{path}: the sparsity {group.sparsity} of group {name!r} is not in [0, 1).")
+        if group.kept is not None and abs(1 - len(group.kept) / sizes[name] - group.sparsity) > 1e-6:
+            raise ResultsFileError(
+                f"{path}: group {name!r} has the sparsity {group.sparsity} but keeps {len(group.kept)} of "
+                f"{sizes[name]} channels. Remove its 'kept' to have channels chosen for that sparsity."
+            )
+    fixed = {name: group.kept for name, group in spec.groups.items() if group.kept is not None}
+    try:
+        everything = Selection.full(structure).to_json()["kept"]
+        Selection.from_json({"kept": {**everything, **fixed}}, structure)
+    except InvalidArgumentError as error:
+        raise ResultsFileError(f"{path}: {error}") from error
+    return spec
+
+
+def write_info(path: str | os.PathLike[str], dense: nn.Module, slim: nn.Module, summary: Summary) -> None:
+    """Write the sizes of all layers before and after to ``path``."""
+    after = dict(slim.named_modules())
+    layers = {}
+    for name, module in dense.named_modules():
+        sizes = {
+            key: Change(before=value, after=getattr(after[name], key))
+            for key, value in vars(module).items()
+            if key in SIZES and isinstance(value, int) and name in after
+        }
+        if sizes:
+            layers[name] = LayerInfo(type=type(module).__name__, sizes=sizes)
+    write_json(
+        path,
+        Info(
+            model=summary.model,
+            macs_before=summary.macs_before,
+            macs_after=summary.macs_after,
+            params_before=summary.params_before,
+            params_after=summary.params_after,
+            layers=layers,
+        ),
+    )
+
+
+def _move_foreign(path: Path, digest: str) -> None:
+    """Set aside a file of another network that has the same name: two models may share a class name."""
+    if not path.exists():
+        return
+    try:
+        if read_json(path, Spec).digest == digest:
+            return
+    except ResultsFileError as error:
+        log.debug("Replacing what is not a spec of this version: %s", error)
+    aside = path.with_name(path.name + ".bak")
+    with writing(aside):
+        os.replace(path, aside)
+    log.warning("%s was of another network or damaged; it is now %s.", path, aside.name)

@@ -1,0 +1,163 @@
+"""Can this model be traced with these inputs? Wrappers are taken off, the rest is refused with a reason."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from channelwise.errors import InvalidArgumentError, UnsupportedModelError
+
+log = logging.getLogger(__name__)
+
+_QUANTISED = tuple(f"torch.{package}nn.{kind}quantized" for package in ("ao.", "") for kind in ("", "intrinsic."))
+
+
+def check_model(model: object, inputs: object = (), kwargs: Mapping[str, object] | None = None) -> nn.Module:
+    """The model to trace: ``model`` without DataParallel, DistributedDataParallel and ``torch.compile`` around it.
+
+    Args:
+        model: What the user gave. Never modified.
+        inputs: One tensor, or a tuple, list or dict that holds tensors (and anything else) of a real batch.
+        kwargs: Keyword arguments of the model's forward.
+
+    Raises:
+        InvalidArgumentError: ``model`` is no module, or the inputs are no tensors, or on another device or of another
+            floating type than the model.
+        UnsupportedModelError: scripted, quantised, lazy or sharded models.
+    """
+    unwrapped = unwrap(model)
+    for name, module in unwrapped.named_modules():
+        _check_module(name, module)
+    for name, tensor in [*unwrapped.named_parameters(), *unwrapped.named_buffers()]:
+        _check_tensor(unwrapped, name, tensor)
+    tensors = check_inputs(inputs, kwargs)
+    _check_match(unwrapped, tensors)
+    return unwrapped
+
+
+def unwrap(model: object) -> nn.Module:
+    """Take wrappers off that only change how a model runs, and log each."""
+    while True:
+        if not isinstance(model, nn.Module):
+            hint = ""
+            if isinstance(model, type) and issubclass(model, nn.Module):
+                hint = f" Give an instance: {model.__name__}(...)."
+            elif isinstance(model, Mapping):
+                hint = " A state dict holds no code: build the model and call load_state_dict."
+            raise InvalidArgumentError(f"model must be a torch.nn.Module, not {_describe(model)}.{hint}")
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            log.info("Took %s off the model; wrap the pruned model again.", type(model).__name__)
+            model = model.module
+        elif type(model).__name__ == "OptimizedModule" and "_orig_mod" in model._modules:
+            log.info("Took torch.compile off the model; compile the pruned model again.")
+            model = model._modules["_orig_mod"]
+        elif getattr(model, "_compiled_call_impl", None) is not None:
+            log.info("Use the model without its compiled call; compile the pruned model again.")
+            # A shallow copy shares all modules and parameters but leaves the compiled call behind.
+            model = copy.copy(model)
+        else:
+            return model
+
+
+def check_inputs(inputs: object, kwargs: Mapping[str, object] | None = None) -> list[torch.Tensor]:
+    """All tensors in ``inputs`` and ``kwargs``; there must be at least one."""
+    if isinstance(inputs, nn.Module):
+        raise InvalidArgumentError("inputs is a module; the order is (model, inputs).")
+    if not isinstance(inputs, (torch.Tensor, tuple, list, Mapping)):
+        raise InvalidArgumentError(
+            f"inputs must be a tensor, or a tuple, list or dict of tensors like a real batch, not {_describe(inputs)}."
+            + (" Use torch.from_numpy(inputs)." if isinstance(inputs, np.ndarray) else "")
+        )
+    tensors = [*_tensors(inputs), *_tensors(kwargs or {})]
+    if not tensors:
+        hint = ""
+        if isinstance(inputs, (tuple, list)) and inputs and all(isinstance(n, int) for n in inputs):
+            hint = f" Did you mean torch.randn({', '.join(map(str, inputs))})?"
+        raise InvalidArgumentError(f"inputs holds no tensor: {_describe(inputs)}.{hint}")
+    return tensors
+
+
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _check_module(name: str, module: nn.Module) -> None:
+    where = f"module {name!r}" if name else "the model"
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedModelError(
+            f"{where} is a {type(module).__name__}: scripted and traced modules cannot be taken apart. Prune the "
+            "original nn.Module and script the result."
+        )
+    if type(module).__module__.startswith(_QUANTISED):
+        raise UnsupportedModelError(
+            f"{where} is quantised ({type(module).__module__}.{type(module).__name__}). Prune the floating-point model "
+            "and quantise the result."
+        )
+    if name and (type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None):
+        raise UnsupportedModelError(f"{where} is compiled. Prune the model before torch.compile, compile the result.")
+    if type(module).__name__ == "FullyShardedDataParallel":
+        raise UnsupportedModelError(f"{where} is sharded (FSDP). Prune the model before sharding it.")
+
+
+def _check_tensor(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    if is_lazy(tensor):
+        raise UnsupportedModelError(
+            f"{name} has no shape yet ({type(model).__name__} has lazy modules). Run a forward pass first: "
+            "model(inputs)."
+        )
+    if tensor.is_quantized:
+        raise UnsupportedModelError(f"{name} is quantised. Prune the floating-point model and quantise the result.")
+    if tensor.is_meta:
+        raise UnsupportedModelError(f"{name} is on the meta device and has no values. Materialise the model first.")
+
+
+def _check_match(model: nn.Module, tensors: list[torch.Tensor]) -> None:
+    """Refuse a device or type mismatch, where the model has one device and one type and so a mismatch must fail."""
+    parameters = [(n, p) for n, p in model.named_parameters() if p.is_floating_point() or p.is_complex()]
+    floating = next((t for t in tensors if t.is_floating_point() or t.is_complex()), None)
+    if not parameters:
+        return
+    name, first = parameters[0]
+    for tensor in tensors:
+        if tensor.dim() and tensor.device != first.device and len({p.device for _, p in parameters}) == 1:
+            raise InvalidArgumentError(
+                f"inputs are on {tensor.device} and the model is on {first.device} ({name}). Move one of them: "
+                f"inputs.to({str(first.device)!r})."
+            )
+    if floating is None or torch.is_autocast_enabled(floating.device.type):
+        return
+    if floating.dtype != first.dtype and len({p.dtype for _, p in parameters}) == 1:
+        raise InvalidArgumentError(
+            f"inputs are {floating.dtype} and the model is {first.dtype} ({name}). Give inputs of the model's type: "
+            f"inputs.to({first.dtype})."
+        )
+
+
+def _describe(value: object) -> str:
+    text = repr(value) if not isinstance(value, (torch.Tensor, np.ndarray, Mapping)) else ""
+    kind = value.__name__ if isinstance(value, type) else type(value).__name__
+    if isinstance(value, type):
+        return f"the class {kind}"
+    return f"{kind} {text}" if text and len(text) <= 60 else f"a {kind}"
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter or buffer; the CPU for a model without any."""
+    tensor: Any = next(model.parameters(), None)
+    if tensor is None:
+        tensor = next(model.buffers(), None)
+    return torch.device("cpu") if tensor is None else tensor.device

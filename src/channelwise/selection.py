@@ -1,0 +1,252 @@
+"""From a budget or a spec to a selection: for every channel group, which channels are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from channelwise.budget import check_share, counts_for_sparsity, reachable, solve_budget
+from channelwise.errors import InvalidArgumentError, NothingToPruneError
+from channelwise.excludes import match_excludes
+from channelwise.graph.structure import Group, Structure
+from channelwise.ranking import Criterion, Weights, get, scores
+from channelwise.widths import Widths, allowed_widths, part_count, sparsities, unknown_group
+
+__all__ = [
+    "Selection", "Spec", "Widths", "allowed_widths", "choose", "counts_for_sparsity", "dead_channels", "reachable",
+    "select", "solve_budget",
+]  # fmt: skip
+
+Spec = Mapping[str, float]
+"""Sparsity by group name: the fraction removed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The channels that stay. ``kept`` maps every group's name to sorted indices, int64 of shape (kept channels,)."""
+
+    kept: Mapping[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        kept = {}
+        for name, indices in self.kept.items():
+            array = np.array(indices)
+            if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+                raise InvalidArgumentError(f"The selection of {name!r} must be a list of at least one channel index.")
+            if array.min() < 0 or (np.diff(array) <= 0).any():
+                raise InvalidArgumentError(f"The selection of {name!r} must ascend from 0 up, each channel once.")
+            kept[name] = array.astype(np.int64)
+            kept[name].setflags(write=False)
+        object.__setattr__(self, "kept", kept)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Selection):
+            return NotImplemented
+        return self.kept.keys() == other.kept.keys() and all(
+            np.array_equal(indices, other.kept[name]) for name, indices in self.kept.items()
+        )
+
+    def __hash__(self) -> int:
+        return hash(frozenset((name, indices.tobytes()) for name, indices in self.kept.items()))
+
+    def counts(self) -> dict[str, int]:
+        """How many channels every group keeps."""
+        return {name: len(indices) for name, indices in self.kept.items()}
+
+    def check(self, structure: Structure) -> Selection:
+        """Itself, if it selects in exactly the groups of ``structure`` and equally many channels of every part.
+
+        Raises InvalidArgumentError otherwise, naming the group.
+        """
+        groups = {g.name: g for g in structure.groups}
+        for name, indices in self.kept.items():
+            if name not in groups:
+                raise InvalidArgumentError(unknown_group(structure, name, "The selection"))
+            group = groups[name]
+            if indices[-1] >= group.size:
+                raise InvalidArgumentError(
+                    f"The selection keeps channel {indices[-1]} of {name!r} of size {group.size}."
+                )
+            if group.parts is not None:
+                per_part = [int((group.parts[indices] == part).sum()) for part in np.unique(group.parts)]
+                if len(set(per_part)) > 1:
+                    raise InvalidArgumentError(
+                        f"The parts of {name!r} must keep equally many channels, not {per_part}."
+                    )
+        for name in groups:
+            if name not in self.kept:
+                raise InvalidArgumentError(f"The selection says nothing about the group {name!r}.")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and integers: ``{"kept": {group: [index, ...]}}``."""
+        return {"kept": {name: indices.tolist() for name, indices in self.kept.items()}}
+
+    @classmethod
+    def from_json(cls, data: Any, structure: Structure | None = None) -> Selection:
+        """The selection that ``to_json`` wrote; checked against ``structure`` if it is given.
+
+        Raises InvalidArgumentError that names the group and what is wrong with it.
+        """
+        kept = data.get("kept") if isinstance(data, Mapping) else None
+        if not isinstance(kept, Mapping):
+            raise InvalidArgumentError("A selection is an object with the key 'kept': channel indices by group name.")
+        for name, indices in kept.items():
+            plain = isinstance(indices, list) and all(isinstance(i, int) and not isinstance(i, bool) for i in indices)
+            if not plain:
+                raise InvalidArgumentError(f"The selection of {name!r} must be a list of integers.")
+        selection = cls(kept)
+        return selection if structure is None else selection.check(structure)
+
+    @classmethod
+    def full(cls, structure: Structure) -> Selection:
+        """Everything kept."""
+        return cls({g.name: np.arange(g.size) for g in structure.groups})
+
+
+def select(
+    structure: Structure,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    sparsity: float | Spec | None = None,
+    ranking: str | Criterion = "l1",
+    channel_divisible: int = 1,
+    min_channels: int = 1,
+    excludes: Any = (),
+    limits: float | Spec | None = None,
+    model: nn.Module | None = None,
+) -> Selection:
+    """Choose the channels to keep.
+
+    Arguments:
+        tensors: parameters and buffers by name.
+        macs, params: share of the full model's MACs or parameters to keep, in (0, 1]; the nearest selection is found.
+        sparsity: fraction of channels to remove, in [0, 1), for all groups or by group (others stay full). By group
+            together with ``macs`` or ``params``: the proportions in which the groups are pruned to reach the budget.
+        ranking: a registered criterion or a callable (group, tensors) -> one score a channel, larger = more important.
+        channel_divisible: every group keeps a multiple of this many output slots, or all; narrower groups stay full.
+        min_channels: no group keeps fewer channels; narrower groups stay full.
+        excludes: groups that stay full, see ``match_excludes``; modules and types need ``model``.
+        limits: the largest sparsity of a group, in [0, 1], by name or for all.
+
+    Channels removed by an earlier pruning go first, and no group keeps more than it has others. Shares refer to the
+    full model all the same. Of channels with equal scores the first stay.
+    Raises InvalidArgumentError, UnreachableTargetError (with the reachable range), NothingToPruneError.
+    """
+    budget = _one_target(macs, params, sparsity)
+    get(ranking)
+    full = match_excludes(structure, excludes, model)
+    if sparsity is not None:
+        removes = bool(sparsities(structure, sparsity).any())
+    else:
+        removes = any(share is not None and share < 1 for share in (macs, params))
+    if removes and all(g.name in full for g in structure.groups):
+        raise NothingToPruneError(
+            "No channel group is left to prune: all are excluded." if structure.groups else
+            "The model has no channel group to prune; the graph's frozen list says why."
+        )  # fmt: skip
+    weights = Weights.of(tensors, structure)
+    dead = dead_channels(structure, weights)
+    widths = allowed_widths(
+        structure, channel_divisible=channel_divisible, min_channels=min_channels, full=full, limits=limits, dead=dead
+    )
+    if budget is None:
+        counts = counts_for_sparsity(structure, sparsity or 0.0, widths=widths)
+    else:
+        profile = sparsity if isinstance(sparsity, Mapping) else None
+        counts = solve_budget(structure, budget[1], budget[0], profile=profile, widths=widths)
+    return choose(structure, weights, counts, ranking, dead=dead)
+
+
+def choose(
+    structure: Structure,
+    tensors: Mapping[str, torch.Tensor],
+    counts: Mapping[str, int],
+    ranking: str | Criterion = "l1",
+    *,
+    dead: Mapping[str, np.ndarray] | None = None,
+) -> Selection:
+    """The best channels of every group, given how many. Every part of a group chooses its own.
+
+    Channels that an earlier pruning removed (``dead``, found if not given) are the last choice; of channels with equal
+    scores the first stay. Groups missing from ``counts`` stay full.
+    """
+    weights = Weights.of(tensors, structure)
+    dead = dead_channels(structure, weights) if dead is None else dead
+    known = {g.name for g in structure.groups}
+    for name in counts:
+        if name not in known:
+            raise InvalidArgumentError(unknown_group(structure, name, "counts"))
+    kept = {}
+    for group in structure.groups:
+        count = counts.get(group.name, group.size)
+        if not 1 <= count <= group.size or count % part_count(group):
+            parts = part_count(group)
+            raise InvalidArgumentError(
+                f"The group {group.name!r} of {group.size} channels cannot keep {count}"
+                + (f": its {parts} parts must keep equally many." if parts > 1 else ".")
+            )
+        if count == group.size:
+            kept[group.name] = np.arange(group.size)
+        else:
+            kept[group.name] = _best(group, scores(ranking, group, weights), count, dead[group.name])
+    return Selection(kept)
+
+
+def dead_channels(structure: Structure, tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Masks of the channels whose parameters are all exactly 0: an earlier sparse pruning removed them.
+
+    Pruning leaves channels in every group and part, so a group or part that is 0 altogether is no work of pruning
+    (a layer that starts at 0, say) and counts as alive.
+    """
+    weights = Weights.of(tensors, structure)
+    return {group.name: _dead(group, weights) for group in structure.groups}
+
+
+def _dead(group: Group, weights: Weights) -> np.ndarray:
+    parameters = [s for s in group.slots if weights.info(s.tensor).is_parameter]
+    dead = np.full(group.size, bool(parameters))
+    # Small tensors settle the matter for most models before a large one has to be read.
+    for slots in sorted(parameters, key=lambda s: weights[s.tensor].numel()):
+        if not dead.any():
+            break
+        dead &= weights.zero_slots(slots.tensor, slots.axis)[slots.index].all(axis=1)
+    parts = np.zeros(group.size, int) if group.parts is None else group.parts
+    if any(dead[parts == part].all() for part in np.unique(parts)):
+        dead[:] = False
+    return dead
+
+
+def _best(group: Group, values: np.ndarray, count: int, dead: np.ndarray) -> np.ndarray:
+    values = np.where(dead, -np.inf, values)
+    parts = np.zeros(group.size, int) if group.parts is None else group.parts
+    labels = np.unique(parts)
+    chosen = []
+    for part in labels:
+        members = np.flatnonzero(parts == part)
+        order = np.argsort(-values[members], kind="stable")
+        chosen.append(members[order[: count // len(labels)]])
+    return np.sort(np.concatenate(chosen))
+
+
+def _one_target(macs: Any, params: Any, sparsity: Any) -> tuple[str, float] | None:
+    """The budget asked for, or None for plain sparsities; InvalidArgumentError unless there is exactly one target."""
+    given = {name: value for name, value in (("macs", macs), ("params", params)) if value is not None}
+    if len(given) == 2 or (given and sparsity is not None and not isinstance(sparsity, Mapping)):
+        both = [*given, *(["sparsity"] if sparsity is not None else [])]
+        raise InvalidArgumentError(f"Give one of macs, params and sparsity, not {' and '.join(both)} together.")
+    if not given and sparsity is None:
+        raise InvalidArgumentError(
+            "Give a target: macs=0.5 or params=0.5 (share kept), or sparsity=0.5 (share removed)."
+        )
+    for name, value in given.items():
+        check_share(name, value)
+        return name, float(value)
+    return None

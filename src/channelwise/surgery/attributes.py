@@ -1,0 +1,197 @@
+"""Corrects attributes such as ``in_channels`` after a module got smaller tensors: a registry of small fixers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from channelwise.graph.structure import Size, Structure
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a fixer is told about one module: shapes before and after, as far as they are known.
+
+    ``before`` and ``after`` map the module's own tensors, by local name (``weight``,
+    ``parametrizations.weight.original``), to shapes. ``input`` and ``output`` are pairs (before, after) of the shapes
+    of the first argument and the first result of its calls, None where the trace saw no call.
+    """
+
+    before: Mapping[str, Shape] = field(default_factory=dict)
+    after: Mapping[str, Shape] = field(default_factory=dict)
+    input: tuple[Shape, Shape] | None = None
+    output: tuple[Shape, Shape] | None = None
+
+    def shape(self, module: nn.Module, name: str) -> Shape | None:
+        """Shape after the change of the tensor that ``module`` uses as ``name``, however it is stored."""
+        stored = (name, f"parametrizations.{name}.original", f"{name}_v", f"{name}_orig")
+        for local in stored:
+            if local in self.after:
+                return self.after[local]
+        if f"parametrizations.{name}.original0" in self.after:
+            return _shape_of_computed(module, name)
+        return None
+
+    def length(self, which: str, axis: int, before: int) -> int | None:
+        """Length after the change of an axis of the "input" or "output", if it was ``before`` before; else None."""
+        pair = self.input if which == "input" else self.output
+        if pair is None or not -len(pair[0]) <= axis < len(pair[0]) or pair[0][axis] != before:
+            return None
+        return pair[1][axis]
+
+
+Fix = Callable[[Any, Kept], None]
+F = TypeVar("F", bound=Fix)
+
+
+@dataclass(frozen=True)
+class Fixer:
+    """A registered function and the attributes that it sets."""
+
+    fix: Fix
+    attributes: tuple[str, ...]
+
+
+_registry: dict[type[nn.Module], Fixer] = {}
+
+
+def fixer(*classes: type[nn.Module], attributes: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Register ``fix(module, sizes)`` for modules of ``classes`` and their subclasses.
+
+    It runs on the modules of a slim model whose tensors, input or output changed size, after the tensors were
+    replaced; `Kept` tells the shapes. ``attributes`` are what it sets: `channelwise.save` stores them in the file.
+
+    Example:
+        >>> @fixer(MyScale, attributes=("width",))
+        ... def fix_my_scale(module, sizes):
+        ...     module.width = sizes.after["scale"][0]
+    """
+
+    def register(fix: F) -> F:
+        _registry.update((cls, Fixer(fix, tuple(attributes))) for cls in classes)
+        return fix
+
+    return register
+
+
+def fixer_of(cls: type[nn.Module]) -> Fixer | None:
+    """The fixer of the nearest registered class among ``cls`` and its bases."""
+    return next((_registry[base] for base in cls.__mro__ if base in _registry), None)
+
+
+def resized_modules(model: nn.Module, shapes: Mapping[int, Shape]) -> dict[str, Kept]:
+    """Modules of ``model`` that own a tensor of ``shapes`` (id of a tensor -> new shape), by name."""
+    before: dict[str, dict[str, Shape]] = {}
+    after: dict[str, dict[str, Shape]] = {}
+    resized = set()
+    for name, local, tensor in _owned(model):
+        before.setdefault(name, {})[local] = tuple(tensor.shape)
+        after.setdefault(name, {})[local] = shapes.get(id(tensor), tuple(tensor.shape))
+        if id(tensor) in shapes:
+            resized.add(name)
+    return {name: Kept(before[name], after[name]) for name in before if name in resized}
+
+
+def _owned(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Owner, local name and tensor of everything; a parametrized tensor belongs to the module that uses it."""
+    for path, module in model.named_modules():
+        owner, inside, tail = f".{path}".partition(".parametrizations")
+        owner = owner.removeprefix(".")
+        local = f"parametrizations{tail}." if inside else ""
+        for store in (module._parameters, module._buffers):
+            for key, tensor in store.items():
+                if tensor is not None:
+                    yield owner, local + key, tensor
+
+
+def fix_attributes(
+    model: nn.Module,
+    resized: Mapping[str, Kept],
+    structure: Structure | None = None,
+    kept_counts: Mapping[str, int] | None = None,
+) -> None:
+    """Run the fixers on the modules in ``resized`` and on those whose input or output changed size.
+
+    ``model`` has its new tensors already. ``structure`` and the kept counts of its groups tell the sizes that no
+    tensor shows, of norms without affine parameters for example.
+    """
+    calls = _resized_calls(structure, kept_counts) if structure is not None and kept_counts is not None else {}
+    if not resized and not calls:
+        return
+    modules = dict(model.named_modules())
+    for name in {**resized, **calls}:
+        module = modules.get(name)
+        if module is None:
+            continue
+        own = resized.get(name)
+        seen = calls.get(name)
+        found = fixer_of(type(module))
+        if found is not None:
+            found.fix(
+                module,
+                Kept(
+                    own.before if own else {t: tuple(x.shape) for t, x in _direct(module)},
+                    own.after if own else {t: tuple(x.shape) for t, x in _direct(module)},
+                    seen.input if seen else None,
+                    seen.output if seen else None,
+                ),
+            )
+        if own is not None:
+            _refresh_computed(module)
+
+
+def _direct(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for owner, local, tensor in _owned(module):
+        if not owner:
+            yield local, tensor
+
+
+def _resized_calls(structure: Structure, kept_counts: Mapping[str, int]) -> dict[str, Kept]:
+    full = structure.full()
+    resized = {name for name, count in full.items() if kept_counts[name] != count}
+
+    def pair(sizes: tuple[Size, ...] | None) -> tuple[Shape, Shape] | None:
+        if sizes is None:
+            return None
+        before, after = tuple(s(full) for s in sizes), tuple(s(kept_counts) for s in sizes)
+        return before, after
+
+    found = {}
+    for name, sizes in structure.module_sizes.items():
+        both = (*(sizes.input or ()), *(sizes.output or ()))
+        if any(group in resized for size in both for group, _ in size.terms):
+            found[name] = Kept(input=pair(sizes.input), output=pair(sizes.output))
+    return found
+
+
+def _shape_of_computed(module: nn.Module, name: str) -> Shape:
+    """Shape of a parametrized tensor by computing it, in eval mode so that no power iteration moves a buffer."""
+    modes = [(m, m.training) for m in module.modules()]
+    try:
+        module.eval()
+        with torch.no_grad():
+            return tuple(getattr(module, name).shape)
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
+def _refresh_computed(module: nn.Module) -> None:
+    """Recompute tensors that forward pre-hooks leave on a module: the copies still have the old size."""
+    with torch.no_grad():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                setattr(module, hook.name, hook.compute_weight(module))
+            elif isinstance(hook, SpectralNorm):
+                setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False))
+            elif isinstance(hook, BasePruningMethod):
+                setattr(module, hook._tensor_name, hook.apply_mask(module))

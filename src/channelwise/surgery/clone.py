@@ -1,0 +1,114 @@
+"""Copies of models in which some tensors are replaced; the original is never touched, replaced tensors never copied."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from channelwise.errors import UnsupportedModelError
+
+# Where objects of channelwise hang on a module: they belong to that one model and are not carried over to a clone.
+GUARD = "_channelwise_guard"
+ATTACHED = (GUARD, "slim_state_dict", "sparse_state_dict")
+
+
+class Companion:
+    """Base of what channelwise attaches to a model: attributes on the instance (see ``ATTACHED``) and its hooks."""
+
+
+class _DetachedCopies(TorchFunctionMode):
+    """Lets ``copy.deepcopy`` meet any tensor: activations are cut from their graph, gradients left behind."""
+
+    def __init__(self, memo: dict[int, Any]) -> None:
+        super().__init__()
+        self.memo = memo
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__deepcopy__:
+            tensor = args[0]
+            if id(tensor) in self.memo:
+                return self.memo[id(tensor)]
+            if not tensor.is_leaf or tensor.grad is not None:
+                twin = tensor.detach().clone()
+                if tensor.is_leaf:
+                    twin.requires_grad_(tensor.requires_grad)
+                self.memo[id(tensor)] = twin
+                return twin
+        return func(*args, **(kwargs or {}))
+
+
+def clone_module(model: nn.Module, replace: Mapping[int, torch.Tensor]) -> nn.Module:
+    """A deep copy of ``model`` with the tensors of ``replace`` (id of a tensor -> what stands in its place).
+
+    Shared tensors and modules stay shared; classes, attributes, training flags, ``requires_grad`` and the user's hooks
+    come along; gradients do not, and what channelwise attached to the model itself (a sparse model's guard) does not.
+
+    Raises:
+        UnsupportedModelError: something that hangs on the model refuses to be copied.
+    """
+    memo: dict[int, Any] = dict(replace)
+    parted = _leave_companions(model, memo)
+    with torch.inference_mode(False), torch.no_grad():
+        for tensor in model.parameters():
+            # Parameter.__deepcopy__ loses attributes that users set on parameters.
+            if id(tensor) not in memo and tensor.__dict__:
+                memo[id(tensor)] = like_parameter(tensor, tensor.detach().clone())
+        try:
+            with _DetachedCopies(memo):
+                clone = copy.deepcopy(model, memo)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); "
+                "copy.deepcopy(model) must work, so move what refuses out of the model"
+            ) from error
+    for original in parted:
+        _drop_companions(memo[id(original)])
+    return clone
+
+
+def stand_in(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    """``data`` as what takes the place of ``tensor`` in a module: a parameter of its class, or a buffer."""
+    if isinstance(tensor, nn.Parameter):
+        return like_parameter(tensor, data)
+    return data.requires_grad_(tensor.requires_grad)
+
+
+def like_parameter(parameter: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
+    """``data`` as a parameter of the same class, with the same ``requires_grad`` and attributes."""
+    # Not type(parameter)(data): a subclass may have a constructor of its own.
+    twin = torch.Tensor._make_subclass(type(parameter), data, parameter.requires_grad)
+    if parameter.__dict__:
+        twin.__dict__.update(parameter.__dict__)
+    return twin
+
+
+def _leave_companions(model: nn.Module, memo: dict[int, Any]) -> list[nn.Module]:
+    """Have the copy find None in place of channelwise's own objects; returns the modules that have some."""
+    parted = []
+    for module in model.modules():
+        own = [module.__dict__[name] for name in ATTACHED if isinstance(module.__dict__.get(name), Companion)]
+        if own:
+            parted.append(module)
+            hooks = [h for store in _hook_stores(module) for h in store.values() if isinstance(h, Companion)]
+            memo.update((id(companion), None) for companion in [*own, *hooks])
+    return parted
+
+
+def _drop_companions(clone: nn.Module) -> None:
+    for name in ATTACHED:
+        if clone.__dict__.get(name, clone) is None:
+            del clone.__dict__[name]
+    for store in _hook_stores(clone):
+        for key in [key for key, hook in store.items() if hook is None]:
+            del store[key]
+
+
+def _hook_stores(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    return module._forward_pre_hooks, module._load_state_dict_post_hooks

@@ -1,0 +1,86 @@
+"""Puts tensors of a slim model into a fresh original one, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from channelwise.errors import InvalidArgumentError
+from channelwise.graph.structure import Structure
+from channelwise.surgery.attributes import fix_attributes, fixer_of, resized_modules
+from channelwise.surgery.clone import stand_in
+
+
+def install(
+    model: nn.Module,
+    present: Mapping[str, torch.Tensor],
+    stored: Mapping[str, torch.Tensor],
+    *,
+    attributes: Mapping[str, Mapping[str, Any]] | None = None,
+    structure: Structure | None = None,
+    counts: Mapping[str, int] | None = None,
+) -> None:
+    """Put ``stored`` in the place of ``present`` and correct the modules; puts everything back if that fails."""
+    new: dict[int, torch.Tensor] = {}
+    with torch.inference_mode(False), torch.no_grad():
+        for name, tensor in present.items():
+            if id(tensor) not in new:
+                new[id(tensor)] = stand_in(tensor, _laid_out_like(stored[name].detach(), tensor))
+    resized = resized_modules(
+        model, {id(t): tuple(new[id(t)].shape) for t in present.values() if new[id(t)].shape != t.shape}
+    )
+    modules = dict(model.named_modules())
+    undo = [(m, dict(m.__dict__), dict(m._parameters), dict(m._buffers)) for m in modules.values()]
+    try:
+        for module in modules.values():
+            for store in (module._parameters, module._buffers):
+                for key, old in store.items():
+                    if old is not None and id(old) in new:
+                        store[key] = new[id(old)]
+        fix_attributes(model, resized, structure, counts)
+        for name, values in (attributes or {}).items():
+            _set_attributes(modules[name], values)
+    except BaseException:
+        for module, entries, parameters, buffers in undo:
+            module.__dict__.clear()
+            module.__dict__.update(entries)
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
+        raise
+
+
+def _laid_out_like(data: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
+    """A copy of ``data`` on the device and in the memory format of ``model``; on its own device if that is meta."""
+    layout = torch.contiguous_format
+    for dims, candidate in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if model.dim() == dims and not model.is_contiguous() and model.is_contiguous(memory_format=candidate):
+            layout = candidate
+    device = data.device if model.is_meta else model.device
+    return data.to(device).clone(memory_format=layout)
+
+
+def check_sizes(stored: Mapping[str, torch.Tensor], present: Mapping[str, torch.Tensor]) -> None:
+    """Raises InvalidArgumentError, naming the tensor and both shapes, unless ``stored`` is slim ``present``."""
+    for name, tensor in present.items():
+        found, original = tuple(stored[name].shape), tuple(tensor.shape)
+        if len(found) != len(original) or any(f > o for f, o in zip(found, original, strict=True)):
+            raise InvalidArgumentError(
+                f"{name} has shape {found}, which is not a slim version of its shape {original} in the given model; "
+                "give a fresh instance of the original model"
+            )
+        if len({stored[n].shape for n, t in present.items() if t is tensor}) > 1:
+            raise InvalidArgumentError(f"{name} is shared in the given model, but its names have different shapes")
+
+
+def _set_attributes(module: nn.Module, values: Mapping[str, Any]) -> None:
+    known = fixer_of(type(module))
+    for attribute, value in values.items():
+        if known is None or attribute not in known.attributes:
+            continue
+        old = getattr(module, attribute, None)
+        value = tuple(value) if isinstance(value, list) and isinstance(old, tuple) else value
+        if value != old:
+            setattr(module, attribute, value)

@@ -1,0 +1,96 @@
+"""The slim model: the user's own classes with smaller tensors and corrected attributes, and nothing added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from channelwise.errors import InvalidArgumentError
+from channelwise.graph.structure import Structure
+from channelwise.surgery.attributes import fix_attributes, resized_modules
+from channelwise.surgery.clone import Companion, clone_module, stand_in
+from channelwise.surgery.slicing import Cut, Cuts, check_shape, cut_tensors, map_state, scatter, take, tensors_of
+
+if TYPE_CHECKING:
+    from channelwise.selection import Selection
+
+
+def slim_model(
+    model: nn.Module, structure: Structure, selection: Selection, *, share_untouched: bool = False
+) -> nn.Module:
+    """A copy of ``model`` without the channels that ``selection`` removes.
+
+    Device, dtype, memory format, training flags and ``requires_grad`` stay; ``model`` is not changed.
+
+    Arguments:
+        share_untouched: parameters that lose nothing are those of ``model`` itself instead of copies: quicker, and
+            right for a candidate that is only evaluated. Buffers are always copied.
+
+    Raises:
+        InvalidArgumentError: the selection or the model does not fit the structure.
+    """
+    cuts = cut_tensors(structure, selection)
+    replace: dict[int, torch.Tensor] = {}
+    shapes: dict[int, tuple[int, ...]] = {}
+    with torch.inference_mode(False), torch.no_grad():
+        for name, tensor in tensors_of(model, cuts.tensors, cuts).items():
+            replace[id(tensor)] = stand_in(tensor, take(tensor, cuts.tensors[name]))
+            shapes[id(tensor)] = cuts.tensors[name].shape
+    if share_untouched:
+        replace = {**{id(p): p for p in model.parameters()}, **replace}
+    slim = clone_module(model, replace)
+    fix_attributes(slim, resized_modules(model, shapes), structure, {n: len(k) for n, k in selection.kept.items()})
+    return slim
+
+
+def sparse_state_dict(
+    slim_state: Mapping[str, Any],
+    structure: Structure,
+    selection: Selection,
+    like: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The state dict of the original's shapes from that of the slim model: removed slots are zero.
+
+    Arguments:
+        like: a state dict of the original model. Slots of whole-number buffers (indices, counters), where zero is not
+            the same as nothing, then keep its values; without it they are zero too.
+    """
+    return _spread(slim_state, cut_tensors(structure, selection), like)
+
+
+def _spread(slim_state: Mapping[str, Any], cuts: Cuts, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    for name, value in slim_state.items():
+        expected = cuts.shape_of(name)
+        if isinstance(value, torch.Tensor) and expected is not None and cuts.of(name) is None:
+            check_shape(name, tuple(value.shape), expected)
+
+    def spread(value: torch.Tensor, cut: Cut) -> torch.Tensor:
+        wide = scatter(value, cut)
+        if like is not None and not (wide.is_floating_point() or wide.is_complex()):
+            if cut.info.name not in like:
+                raise InvalidArgumentError(f"the state dict given as `like` lacks {cut.info.name}")
+            lost = scatter(torch.ones_like(value, dtype=torch.bool), cut).logical_not()
+            wide = torch.where(lost, like[cut.info.name].to(wide), wide)
+        return wide
+
+    return map_state(slim_state, cuts, spread)
+
+
+class SparseStateDict(Companion):
+    """``slim.sparse_state_dict()``: the slim model's weights in the original's shapes, zeros where channels went."""
+
+    def __init__(self, model: nn.Module, cuts: Cuts) -> None:
+        self.model = model
+        self.cuts = cuts
+
+    def __call__(self) -> dict[str, Any]:
+        return _spread(self.model.state_dict(), self.cuts)
+
+
+def attach_sparse_state_dict(slim: nn.Module, structure: Structure, selection: Selection) -> nn.Module:
+    """Give ``slim`` the method ``sparse_state_dict()``; it survives ``deepcopy`` and pickle. Returns ``slim``."""
+    slim.__dict__["sparse_state_dict"] = SparseStateDict(slim, cut_tensors(structure, selection))
+    return slim

@@ -1,0 +1,1 @@
+"""Tests of channelwise, in folders that mirror src/channelwise."""

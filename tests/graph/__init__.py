@@ -1,0 +1,1 @@
+"""Tests of tracing: which channels exist, and that removing them is right."""

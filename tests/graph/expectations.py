@@ -1,0 +1,36 @@
+"""Runs the oracle on a small network and checks what the registry expects of it."""
+
+from __future__ import annotations
+
+from channelwise.testing import OracleReport, check_oracle, prunable_outputs
+from tests.graph.networks import Network
+
+
+def check_network(network: Network, **options: object) -> OracleReport:
+    """The oracle, and then: all that can be pruned is prunable, all that must stay stays, inexact groups say so."""
+    model = network.model()
+    kwargs = network.kwargs() if network.kwargs else None
+    report = check_oracle(model, network.inputs(), kwargs=kwargs, **options)  # type: ignore[arg-type]
+    structure, table = report.graph.structure, f"\n{report.graph}"
+    for name, mask in prunable_outputs(model, structure).items():
+        if name in network.kept:
+            assert not mask.any(), (
+                f"{mask.sum()} of {mask.size} channels of {name} may be removed: they must stay{table}"
+            )
+        elif name not in network.either:
+            assert mask.all(), f"only {mask.sum()} of {mask.size} channels of {name} can be pruned{table}"
+    for group in structure.groups:
+        if not set(group.layers) & set(network.either):
+            wanted = not set(group.layers) & set(network.inexact)
+            assert group.exact == wanted, f"{group.name} exact: {group.exact} ({group.inexact_because}){table}"
+        elif set(group.layers) & set(network.inexact):
+            assert not group.exact, f"{group.name} is marked exact{table}"
+    ours, theirs = report.slim.state_dict(), model.state_dict()
+    for name in network.smaller:
+        assert ours[name].numel() < theirs[name].numel(), f"{name} did not get smaller{table}"
+    reasons = [str(reason) for frozen in structure.frozen for reason in frozen.reasons]
+    for operation in network.frozen:
+        assert any(operation in reason for reason in reasons), f"no reason names {operation}: {sorted(set(reasons))}"
+    if network.trains:
+        assert report.trained, "the network did not run a training step"
+    return report

@@ -1,0 +1,21 @@
+"""Small networks, at least one for every rule of the tracer and for every case known to break pruning tools."""
+
+from tests.graph.networks import (  # noqa: F401  (importing registers)
+    architectures,
+    attention,
+    broadcasting,
+    composites,
+    convolutions,
+    elementwise,
+    inputs_outputs,
+    norms,
+    regions,
+    shapes,
+    spatial,
+    splits,
+    unknown,
+    weights,
+)
+from tests.graph.networks.registry import NETWORKS, Network, of_family
+
+__all__ = ["NETWORKS", "Network", "of_family"]

@@ -1,0 +1,197 @@
+"""Attention, batched matrix products and einsum."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.graph.networks.registry import network
+
+TOKENS = ((2, 6, 8),)
+
+
+class Attention(nn.Module):
+    """Self-attention as in ViT, by matrix products, heads by hard-coded views."""
+
+    def __init__(self, width: int = 8, heads: int = 2):
+        super().__init__()
+        self.heads, self.qkv, self.proj = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        return self.proj(self.attend(q, k, v).transpose(1, 2).reshape(n, t, c))
+
+
+class FusedAttention(Attention):
+    """The same by scaled_dot_product_attention."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+class TorchAttention(nn.Module):
+    """nn.MultiheadAttention."""
+
+    def __init__(self, width: int = 8, heads: int = 2):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block whose MLP must be prunable."""
+
+    kind: type[nn.Module] = Attention
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm1, self.norm2 = nn.Linear(8, 8), nn.LayerNorm(8), nn.LayerNorm(8)
+        self.attention = self.kind()
+        self.up, self.down, self.head = nn.Linear(8, 32), nn.Linear(32, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + self.attention(self.norm1(x))
+        x = x + self.down(F.gelu(self.up(self.norm2(x))))
+        return self.head(x)
+
+
+UNDECIDED = ("embed", "attention.qkv", "attention.proj", "down")
+
+
+@network("attention", shapes=TOKENS, either=UNDECIDED, inexact=("embed", "down"))
+class TransformerBlock(Block):
+    pass
+
+
+@network("attention", shapes=TOKENS, either=UNDECIDED, inexact=("embed", "down"))
+class FusedTransformerBlock(Block):
+    kind = FusedAttention
+
+
+@network(
+    "attention", shapes=TOKENS, either=("embed", "down", "attention.attention.out_proj"), inexact=("embed", "down")
+)
+class TorchTransformerBlock(Block):
+    kind = TorchAttention
+
+
+@network(
+    "attention",
+    shapes=TOKENS,
+    either=("embed", "layer.self_attn.out_proj", "layer.linear1", "layer.linear2"),
+    inexact=("embed",),
+)
+class EncoderLayer(nn.Module):
+    """nn.TransformerEncoderLayer, which takes a fused path in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.layer = nn.Linear(8, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(self.embed(x)))
+
+
+@network("attention", either=("query", "key", "value"), kept=("head",))
+class NonLocal(nn.Module):
+    """Self-attention over space with 1x1 convolutions and bmm; the value path is prunable in principle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.query, self.key, self.value = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 8, 1)
+        self.gamma, self.head = nn.Parameter(torch.zeros(1)), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        n, _, h, w = x.shape
+        energy = torch.bmm(self.query(x).flatten(2).transpose(1, 2), self.key(x).flatten(2)).softmax(-1)
+        y = torch.bmm(self.value(x).flatten(2), energy.transpose(1, 2)).view(n, -1, h, w)
+        return self.head(x + self.gamma * y)
+
+
+@network("attention", either=("q", "k", "v", "out"), shapes=TOKENS)
+class HardCodedHeads(nn.Module):
+    """Heads by fixed numbers, cross-attention to a learned query."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.out, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[0]
+        q = self.q(self.token.expand(n, -1, -1)).view(n, -1, 2, 4).transpose(1, 2)
+        k, v = self.k(x).view(n, -1, 2, 4).transpose(1, 2), self.v(x).view(n, -1, 2, 4).transpose(1, 2)
+        y = ((q @ k.transpose(2, 3)) * 0.5).softmax(-1) @ v
+        return self.head(self.out(y.transpose(1, 2).reshape(n, -1, 8)).relu())
+
+
+@network("attention", shapes=TOKENS, either=("a", "b"))
+class Einsum(nn.Module):
+    """einsum of two features, and of one with a bare parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.mix = nn.Linear(8, 6), nn.Linear(8, 6), nn.Parameter(torch.randn(6, 5))
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x).relu(), self.b(x)
+        y = torch.einsum("ntc,ndc->ntd", a, b)
+        return self.head(torch.einsum("ntc,cd,nt->ntd", b, self.mix, y.mean(-1)).relu())
+
+
+@network("attention", shapes=TOKENS, kept=("head",), smaller=("mix",))
+class EinsumLinear(nn.Module):
+    """einsum used as a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.mix, self.head = nn.Linear(8, 6), nn.Parameter(torch.randn(5, 6)), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.einsum("btc,dc->btd", self.a(x).relu(), self.mix).relu())
+
+
+@network("attention", shapes=TOKENS, either=("tokens1", "tokens2", "embed"), inexact=("embed",))
+class Mixer(nn.Module):
+    """MLP-Mixer: one MLP over tokens, one over channels; the hidden layers are prunable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm1, self.norm2 = nn.Linear(8, 8), nn.LayerNorm(8), nn.LayerNorm(8)
+        self.tokens1, self.tokens2 = nn.Linear(6, 12), nn.Linear(12, 6)
+        self.up, self.down, self.head = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + self.tokens2(self.tokens1(self.norm1(x).transpose(1, 2)).relu()).transpose(1, 2)
+        x = x + self.down(self.up(self.norm2(x)).relu())
+        return self.head(x.mean(1))
+
+
+@network("attention", either=("scores",), kept=("head",))
+class ContextBlock(nn.Module):
+    """GCNet: a softmax over places from one channel, a matrix product with the features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.scores = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 1, 1)
+        self.squeeze, self.excite, self.head = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        weights = self.scores(x).flatten(2).softmax(-1)
+        context = torch.matmul(x.flatten(2), weights.transpose(1, 2)).unsqueeze(-1)
+        return self.head(x + self.excite(self.squeeze(context).relu()))

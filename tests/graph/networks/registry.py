@@ -1,0 +1,77 @@
+"""The registry of small networks: how to build each one, its inputs, and which layers must be prunable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A small network and what must be found out about it.
+
+    ``kept``: names of convolution or linear modules of which every output channel must stay (the model's outputs
+    among them). ``either``: modules about which nothing is demanded. All output channels of all others must be
+    prunable. ``smaller``: parameters and buffers that must have shrunk in the slim model. ``frozen``: operations that
+    must be named among the reasons. ``inexact``: modules whose groups, if any, must be marked inexact; the groups of
+    all others must be exact. ``trains``: whether the network can run a training step on these inputs.
+    """
+
+    name: str
+    family: str
+    build: Callable[[], nn.Module]
+    shapes: tuple[Shape, ...] = ((2, 3, 8, 8),)
+    make_inputs: Callable[[], tuple[Any, ...]] | None = None
+    kwargs: Callable[[], dict[str, Any]] | None = None
+    kept: tuple[str, ...] = ("head",)
+    either: tuple[str, ...] = ()
+    smaller: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    inexact: tuple[str, ...] = ()
+    trains: bool = True
+
+    def inputs(self) -> tuple[Any, ...]:
+        """Example inputs, the same at every call."""
+        generator = torch.Generator().manual_seed(0)
+        if self.make_inputs is not None:
+            return self.make_inputs()
+        return tuple(torch.randn(shape, generator=generator) for shape in self.shapes)
+
+    def model(self) -> nn.Module:
+        """A freshly built network, with the same weights at every call."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return self.build().eval()
+
+
+NETWORKS: dict[str, Network] = {}
+
+
+def add(name: str, family: str, build: Callable[[], nn.Module], **expectations: Any) -> None:
+    """Register a network under ``name``."""
+    assert name not in NETWORKS, name
+    NETWORKS[name] = Network(name, family, build, **expectations)
+
+
+def network(family: str, **expectations: Any) -> Callable[[type[nn.Module]], type[nn.Module]]:
+    """Register the decorated module class, built without arguments, under its own name."""
+
+    def register(cls: type[nn.Module]) -> type[nn.Module]:
+        add(cls.__name__, family, cls, **expectations)
+        return cls
+
+    return register
+
+
+def of_family(family: str) -> list[Any]:
+    """The networks of a family as pytest parameters."""
+    found = [pytest.param(n, id=n.name) for n in NETWORKS.values() if n.family == family]
+    assert found, family
+    return found
