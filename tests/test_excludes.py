@@ -113,7 +113,7 @@ def test_a_module_of_another_model_is_an_error():
 
 
 def test_a_type_the_model_lacks_is_an_error_that_names_those_it_has():
-    with pytest.raises(InvalidArgumentError, match="Conv3d.* has .*Conv2d"):
+    with pytest.raises(InvalidArgumentError, match=r"Conv3d.* has .*Conv2d"):
         match_excludes(NET, nn.Conv3d, Net())
 
 

@@ -123,7 +123,7 @@ def test_groups_that_stay_full_are_not_ranked():
 
 @pytest.mark.parametrize("count", [0, 7, -1])
 def test_counts_out_of_range_are_refused(count):
-    with pytest.raises(InvalidArgumentError, match="'net.0.conv' of 6 channels cannot keep"):
+    with pytest.raises(InvalidArgumentError, match=r"'net\.0.conv' of 6 channels cannot keep"):
         choose(chain([6]), random_tensors(chain([6])), {"net.0.conv": count})
 
 
@@ -134,7 +134,7 @@ def test_counts_that_parts_cannot_share_are_refused():
 
 
 def test_counts_of_unknown_groups_are_refused():
-    with pytest.raises(InvalidArgumentError, match="counts names 'net.7.conv'"):
+    with pytest.raises(InvalidArgumentError, match=r"counts names 'net\.7.conv'"):
         choose(NET, TENSORS, {"net.7.conv": 3})
 
 
@@ -244,9 +244,9 @@ def test_a_model_without_groups_has_nothing_to_prune():
 
 
 def test_tensors_of_another_model_are_refused_by_name():
-    with pytest.raises(InvalidArgumentError, match="net.0.conv.weight"):
+    with pytest.raises(InvalidArgumentError, match=r"net\.0\.conv\.weight"):
         select(NET, {n: t for n, t in TENSORS.items() if n != "net.0.conv.weight"}, macs=0.5)
-    with pytest.raises(InvalidArgumentError, match="'net.0.bn.weight' had shape"):
+    with pytest.raises(InvalidArgumentError, match=r"'net\.0.bn\.weight' had shape"):
         select(NET, TENSORS | {"net.0.bn.weight": torch.ones(15)}, macs=0.5)
 
 

@@ -80,7 +80,7 @@ def solve_budget(
         raise UnreachableTargetError(
             f"{cost}={target:g} cannot be reached: selections of this model keep {low:.4f} to {high:.4f} of its "
             f"{_unit(cost)} ({_readable(low * full)} to {_readable(high * full)} of {_readable(full)}). Ask for a "
-            "share in this range, or exclude fewer layers, lower channel_divisible or min_channels, or raise the limits."
+            "share in this range, exclude fewer layers, lower channel_divisible or min_channels, or raise the limits."
         )
     start = _follow(family, last, widths, evaluate, target * full)
     counts = repair(evaluate, widths, start, target * full)
@@ -153,11 +153,11 @@ def _follow(family: Family, last: float, widths: Widths, evaluate: Callable[[Any
         return above
     if evaluate(below) > target:
         return below
-    above, below = _bisect(family, last, above, below, evaluate, target)
+    above, below = _bisect(family, last, widths, above, below, evaluate, target)
     # A profile with jumps (a table of sensitivities) is continued straight across the jump.
     start, gap = above, below - above
-    above, below = _bisect(lambda u: widths.nearest(start + gap * u), 1.0, above, below, evaluate, target)
-    # Groups that step at the same severity step one after the other, in the order of the network.
+    above, below = _bisect(lambda u: widths.nearest(start + gap * u), 1.0, widths, above, below, evaluate, target)
+    # Groups that are left to step within the interval step one after the other, in the order of the network.
     moving = np.flatnonzero(above != below)
     path = np.repeat(above[None], len(moving) + 1, axis=0)
     for done, group in enumerate(moving, start=1):
@@ -167,12 +167,19 @@ def _follow(family: Family, last: float, widths: Widths, evaluate: Callable[[Any
 
 
 def _bisect(
-    family: Family, last: float, above: np.ndarray, below: np.ndarray, evaluate: Callable[[Any], Any], target: float
+    family: Family,
+    last: float,
+    widths: Widths,
+    above: np.ndarray,
+    below: np.ndarray,
+    evaluate: Callable[[Any], Any],
+    target: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Narrow counts that cost more than the target and counts that do not to neighbours in the family."""
+    """Narrow counts that cost more than the target and counts that do not, until no group has a count in between."""
     start, end = 0.0, last
-    for _ in range(52):
-        if (above != below).sum() <= 1 and np.abs(above - below).max(initial=0) <= 1:
+    for _ in range(40):
+        # Looks at the interval only: other targets must come to the same end of it, or counts would not be monotone.
+        if (widths.below(above) <= below).all():
             break
         middle = (start + end) / 2
         counts = family(middle)

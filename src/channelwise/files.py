@@ -20,6 +20,7 @@ from channelwise.errors import ResultsFileError
 log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
+SYNC_SECONDS = 1.0
 
 
 class Record(BaseModel):
@@ -92,14 +93,16 @@ def sync_folder(folder: Path) -> None:
 
 
 class Journal:
-    """Records of any JSON-able kind, one a line; each append is on the disk before it returns.
+    """Records of any JSON-able kind, one a line; an append is with the operating system when it returns.
 
-    Every line ends in a checksum of itself, so that an edited or damaged line is found and named. A last line
+    So it outlives the death of this process at any point. It is forced to the disk, which takes milliseconds, once a
+    second: so much may be lost when the power fails. Every line ends in a checksum of itself, so that an edited or damaged line is found and named. A last line
     without line end is what a kill in the middle of an append leaves: it is dropped, and cut off by the next append.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._synced = 0.0
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -117,7 +120,9 @@ class Journal:
             try:
                 file.write(_line(record).encode())
                 file.flush()
-                os.fsync(file.fileno())
+                if time.monotonic() - self._synced > SYNC_SECONDS:
+                    os.fsync(file.fileno())
+                    self._synced = time.monotonic()
             except OSError:
                 os.ftruncate(file.fileno(), end)
                 raise

@@ -33,9 +33,13 @@ def repair(evaluate: Callable[[Any], Any], widths: Widths, start: np.ndarray, ta
     lower, upper = widths.below(start), widths.above(start)
     while True:
         box = _Box(evaluate, widths, start, lower, upper, target, min(reach, STRIDE))
-        counts = box.enumerate() if box.selections() <= ENUMERATED else box.search(counts)
+        small = box.selections() <= ENUMERATED
+        found = box.enumerate() if small else box.search(counts)
+        # A search that a wider box does not help has met the grain of the network's widths.
+        stuck = not small and reach > 1 and (found == counts).all()
+        counts = found
         near = abs(float(evaluate(counts)) - target) <= NEAR * target
-        if near or ((lower <= widths.low).all() and (upper >= widths.high).all()):
+        if near or stuck or ((lower <= widths.low).all() and (upper >= widths.high).all()):
             return counts
         for _ in range(reach):
             lower, upper = widths.below(lower), widths.above(upper)
@@ -93,12 +97,7 @@ class _Box:
         singles = np.repeat(counts[None], len(groups) + 1, axis=0)
         singles[np.arange(len(groups)), groups] = values
         costs = self.evaluate(singles)
-        # Taking the effects of two moves as additive finds the pairs worth an exact look.
-        effect = costs[:-1] - costs[-1]
-        gap = np.abs(effect[:, None] + effect[None, :] - (self.target - costs[-1]))
-        gap[groups[:, None] >= groups[None, :]] = np.inf
-        order = np.argpartition(gap, PAIRS, axis=None)[:PAIRS] if gap.size > PAIRS else np.arange(gap.size)
-        first, second = np.unravel_index(order[np.isfinite(gap.ravel()[order])], gap.shape)
+        first, second = _pairs(costs[:-1] - costs[-1], groups, self.target - costs[-1])
         pairs = np.repeat(counts[None], len(first), axis=0)
         rows = np.arange(len(first))
         pairs[rows, groups[first]] = values[first]
@@ -111,3 +110,15 @@ class _Box:
         ties = np.flatnonzero(distance == distance.min())
         moved = np.abs(candidates[ties] - self.start).sum(axis=1)
         return candidates[ties[np.lexsort((moved, costs[ties] > self.target))[0]]]
+
+
+def _pairs(effect: np.ndarray, groups: np.ndarray, wanted: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of moves of different groups whose effects add up to nearly ``wanted``: those worth an exact look."""
+    order = np.argsort(effect, kind="stable")
+    place = np.searchsorted(effect[order], wanted - effect)
+    first = np.tile(np.arange(len(effect)), 4)
+    second = order[np.clip(np.concatenate([place + offset for offset in (-2, -1, 0, 1)]), 0, len(effect) - 1)]
+    different = groups[first] < groups[second]
+    first, second = first[different], second[different]
+    best = np.argsort(np.abs(effect[first] + effect[second] - wanted), kind="stable")[:PAIRS]
+    return first[best], second[best]

@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from channelwise.channel_graph import ChannelGraph
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import channelwise
-from channelwise.graph.structure import Group, Structure, owner
+from channelwise.channel_graph import ChannelGraph
+from channelwise.graph.structure import Group, Structure
 from channelwise.selection import Selection
-from channelwise.surgery import masked_model, slim_state_dict, sparse_state_dict
+from channelwise.surgery import clone_module, masked_model, slim_state_dict, sparse_state_dict
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
 
@@ -65,7 +66,7 @@ def check_oracle(
     Raises:
         AssertionError: saying what disagrees, and which channel groups cause it when pruned alone.
     """
-    model = copy.deepcopy(model)
+    model = clone_module(model, {})
     if dtype is not None:
         model.to(dtype)
     randomise(model, seed)
@@ -78,17 +79,15 @@ def check_oracle(
     exact = _only(graph.structure, everything, lambda group: group.exact)
     check = _Check(model, graph, args, named)
 
-    error, changed = check.same_outputs(exact, train=False)
-    in_training = check.deterministic_training(exact)
-    if in_training:
-        check.same_outputs(exact, train=True)
+    error, changed = check.same_outputs(exact)
+    in_training = dtype == torch.float64 and check.same_outputs_in_training(exact)
     check.state_dicts(exact)
-    check.costs(exact)
     slim = graph.slim(everything)
-    check.runs(slim)
-    check.costs(everything)
-    check.sizes(slim, everything)
     check_modules(model, slim)
+    check.sizes(slim, everything)
+    for selection in (everything,) if exact == everything else (everything, exact):
+        check.costs(selection)
+    check.runs(slim)
     trained = check.trains(slim)
     for name, tensor in model.state_dict().items():
         assert _equal(tensor, before[name]), f"tracing or pruning changed {name} of the user's model"
@@ -143,19 +142,26 @@ def prunable_share(model: nn.Module, structure: Structure) -> float:
 
 def prunable_outputs(model: nn.Module, structure: Structure) -> dict[str, np.ndarray]:
     """For every convolution and linear module, a mask of shape (output channels,): may this channel be removed?"""
-    layers: dict[str, tuple[int, np.ndarray]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.conv._ConvNd):
-            layers[name] = (int(module.transposed), np.zeros(module.out_channels, bool))
-        elif isinstance(module, nn.Linear):
-            layers[name] = (0, np.zeros(module.out_features, bool))
+    names = {id(t): n for n, t in model.named_parameters(remove_duplicate=False) if n in structure.tensors}
+    prunable: dict[tuple[str, int], np.ndarray] = {}
     for group in structure.groups:
         for slots in group.slots:
-            axis, mask = layers.get(owner(slots.tensor), (-1, np.zeros(0, bool)))
-            info = structure.tensors[slots.tensor]
-            if slots.axis == axis and len(info.shape) >= 2 and info.slots(axis) == mask.size:
-                mask[slots.index.ravel()] = True
-    return {name: mask for name, (_, mask) in layers.items()}
+            size = structure.tensors[slots.tensor].slots(slots.axis)
+            prunable.setdefault((slots.tensor, slots.axis), np.zeros(size, bool))[slots.index.ravel()] = True
+    masks = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            continue
+        conv = isinstance(module, nn.modules.conv._ConvNd)
+        size = module.out_channels if conv else module.out_features
+        mask = np.zeros(size, bool)
+        for tensor in module.parameters():
+            axis = int(conv and module.transposed and tensor.dim() > 1)
+            found = prunable.get((names[id(tensor)], axis))
+            if found is not None and found.size == size:
+                mask |= found
+        masks[name] = mask
+    return masks
 
 
 def check_modules(model: nn.Module, slim: nn.Module) -> None:
@@ -210,36 +216,55 @@ class _Check:
         first = next(_tensors((args, kwargs)), None)
         self.batch = int(first.shape[0]) if first is not None and first.dim() else 1
         self.two = (args, kwargs) if self.batch > 1 else (_doubled(args), _doubled(kwargs))
-        self.dense = self.run(model, train=False)
+        self.dense = self.run(clone_module(model, {}))
         floats = [t for t in self.dense if t.is_floating_point()]
         self.tolerance = max((TOLERANCE.get(t.dtype, 1e-2) for t in floats), default=1e-2)
 
-    def run(self, model: nn.Module, *, train: bool, seed: int = 0) -> list[Tensor]:
-        """Outputs of a copy of ``model`` (running statistics of ``model`` itself must not move)."""
-        model = copy.deepcopy(model).train(train)
+    def run(self, model: nn.Module, *, train: bool = False, seed: int = 0) -> list[Tensor]:
+        """Outputs of ``model``, whose mode and running statistics may change."""
         args, kwargs = self.two if train else (self.args, self.kwargs)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return list(_tensors(model(*copy.deepcopy(args), **copy.deepcopy(kwargs))))
+            return list(_tensors(model.train(train)(*copy.deepcopy(args), **copy.deepcopy(kwargs))))
 
-    def same_outputs(self, selection: Selection, *, train: bool) -> tuple[float, float]:
-        """Assert slim == masked; returns the relative error and the relative change against the dense model."""
-        error = self.error(selection, train=train)
-        if error > self.tolerance:
-            raise AssertionError(
-                f"slim and masked models differ by {error:.2e} relative in {'train' if train else 'eval'} mode; "
-                f"pruned alone, these groups differ:\n{self.blame(selection, train)}\n{self.graph}"
-            )
-        if train:
-            return error, 0.0
-        masked = self.run(masked_model(self.model, self.graph.structure, selection), train=False)
+    def slim(self, selection: Selection, *, train: bool = False) -> list[Tensor]:
+        """Outputs of a slim model."""
+        return self.run(self.graph.slim(selection), train=train)
+
+    def masked(self, selection: Selection, *, train: bool = False, seed: int = 0) -> list[Tensor]:
+        """Outputs of a masked model."""
+        return self.run(masked_model(self.model, self.graph.structure, selection), train=train, seed=seed)
+
+    def same_outputs(self, selection: Selection) -> tuple[float, float]:
+        """Assert slim == masked; returns the relative error, and the relative change against the dense model."""
+        masked = self.masked(selection)
+        error = _distance(self.slim(selection), masked)
+        self.demand(error, selection, train=False)
         return error, _distance(masked, self.dense)
 
-    def error(self, selection: Selection, *, train: bool) -> float:
-        slim = self.run(self.graph.slim(selection), train=train)
-        return _distance(slim, self.run(masked_model(self.model, self.graph.structure, selection), train=train))
+    def same_outputs_in_training(self, selection: Selection) -> bool:
+        """The same in train mode, if the dense model runs there and the outputs depend on no random numbers."""
+        try:
+            self.run(clone_module(self.model, {}), train=True)
+        except Exception:
+            return False
+        masked = self.masked(selection, train=True)
+        if not masked or _distance(self.masked(selection, train=True, seed=1), masked) > 0:
+            return False
+        self.demand(_distance(self.slim(selection, train=True), masked), selection, train=True)
+        return True
 
-    def blame(self, selection: Selection, train: bool) -> str:
+    def demand(self, error: float, selection: Selection, *, train: bool) -> None:
+        """Raise if the error is too large, with the groups to blame."""
+        # Batch norm over the few values of a small example divides rounding errors by small deviations.
+        limit = self.tolerance * (100 if train else 1)
+        if error > limit:
+            raise AssertionError(
+                f"slim and masked models differ by {error:.2e} relative in {'train' if train else 'eval'} mode; "
+                f"pruned alone, these groups differ:\n{self.blame(selection, limit, train)}\n{self.graph}"
+            )
+
+    def blame(self, selection: Selection, limit: float, train: bool) -> str:
         """One line for every group that breaks the outputs alone."""
         guilty = []
         for group in self.graph.structure.groups:
@@ -247,23 +272,13 @@ class _Check:
             if len(alone.kept[group.name]) == group.size:
                 continue
             try:
-                error = self.error(alone, train=train)
-                verdict = f"{error:.2e}" if error > self.tolerance else ""
+                error = _distance(self.slim(alone, train=train), self.masked(alone, train=train))
+                verdict = f"{error:.2e}" if error > limit else ""
             except Exception as problem:
                 verdict = f"{type(problem).__name__}: {problem}"
             if verdict:
                 guilty.append(f"  {group.name} ({group.size} channels of {', '.join(group.layers)}): {verdict}")
         return "\n".join(guilty[:20]) or "  (none: only together)"
-
-    def deterministic_training(self, selection: Selection) -> bool:
-        """Whether the masked model can run in train mode and gives the same whatever the random numbers are."""
-        masked = masked_model(self.model, self.graph.structure, selection)
-        try:
-            self.run(self.model, train=True)
-        except Exception:
-            return False
-        first, second = self.run(masked, train=True, seed=1), self.run(masked, train=True, seed=2)
-        return bool(first) and _distance(first, second) == 0
 
     def state_dicts(self, selection: Selection) -> None:
         """Assert that state dicts convert both ways between the slim and the masked model."""
@@ -285,7 +300,8 @@ class _Check:
         params = sum(p.numel() for p in slim.parameters())
         said = self.graph.params(selection)
         assert said == params, f"graph.params says {said}, the slim model has {params}"
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        # The counter knows no fused encoder layers, and under no_grad it stumbles over expanded parameters.
+        with _unfused_attention(), torch.enable_grad(), FlopCounterMode(display=False) as counter:
             slim(*copy.deepcopy(self.args), **copy.deepcopy(self.kwargs))
         counted = counter.get_total_flops() / 2 / self.batch
         analytic = self.graph.macs(selection)
@@ -295,7 +311,7 @@ class _Check:
 
     def runs(self, slim: nn.Module) -> None:
         """Assert that the slim model gives outputs of the dense model's shapes."""
-        shapes = [_shape(t) for t in self.run(slim, train=False)]
+        shapes = [_shape(t) for t in self.run(clone_module(slim, {}))]
         dense = [_shape(t) for t in self.dense]
         assert shapes == dense, f"output shapes of the slim model: {shapes}, of the dense one: {dense}"
 
@@ -310,11 +326,11 @@ class _Check:
     def trains(self, slim: nn.Module) -> bool:
         """One SGD step in train mode; False when the dense model cannot do that either."""
         try:
-            if not self.step(copy.deepcopy(self.model)):
+            if not self.step(clone_module(self.model, {})):
                 return False
         except Exception:
             return False
-        model = copy.deepcopy(slim)
+        model = clone_module(slim, {})
         assert self.step(model), "the dense model can be trained, the slim one cannot"
         for name, parameter in model.named_parameters():
             finite = parameter.grad is None or bool(parameter.grad.isfinite().all())
@@ -335,6 +351,16 @@ class _Check:
         loss.backward()
         optimizer.step()
         return True
+
+
+@contextmanager
+def _unfused_attention() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _random_selection(graph: ChannelGraph, share: float, seed: int) -> Selection:

@@ -14,13 +14,11 @@ models = pytest.importorskip("torchvision.models")
 
 # name: (side of the image, the least share of convolution and linear output channels that must be prunable)
 QUICK = {
-    "alexnet": (64, 0.85),
     "convnext_tiny": (32, 0.6),
     "densenet121": (32, 0.85),
     "efficientnet_b0": (32, 0.85),
     "efficientnet_v2_s": (32, 0.85),
-    "googlenet": (64, 0.8),
-    "inception_v3": (75, 0.8),
+    "googlenet": (64, 0.75),
     "mnasnet0_5": (32, 0.6),
     "mobilenet_v2": (32, 0.85),
     "mobilenet_v3_small": (32, 0.8),
@@ -31,7 +29,6 @@ QUICK = {
     "resnext50_32x4d": (32, 0.9),
     "shufflenet_v2_x0_5": (32, 0.6),
     "squeezenet1_1": (64, 0.6),
-    "vgg11_bn": (32, 0.85),
     "wide_resnet50_2": (32, 0.9),
 }
 QUICK_SEGMENTATION = {
@@ -39,14 +36,14 @@ QUICK_SEGMENTATION = {
     "fcn_resnet50": (32, 0.9),
     "lraspp_mobilenet_v3_large": (64, 0.9),
 }
-QUICK_VIDEO = {"r2plus1d_18": (16, 0.8), "r3d_18": (16, 0.8), "s3d": (32, 0.8)}
-SIDES = {"alexnet": 64, "inception_v3": 75, "squeezenet1_0": 64, "squeezenet1_1": 64, "googlenet": 64}
+QUICK_VIDEO = {"r2plus1d_18": (16, 0.8), "r3d_18": (16, 0.8)}
+SIDES = {"inception_v3": 299}
 FIXED_SIZE = {"vit": 224, "maxvit": 224, "mvit": 224}
 
 
 def build(name: str, **options: Any) -> nn.Module:
-    """The model without weights; GoogLeNet and Inception without their slow initialisation."""
-    if name in ("googlenet", "inception_v3"):
+    """The model without weights, without slow initialisations."""
+    if name in ("googlenet", "inception_v3") or name.startswith("vgg"):
         options["init_weights"] = False
     model = models.get_model(name, weights=None, **options)
     for module in model.modules():
@@ -61,6 +58,23 @@ def test_classification(name: str, side: int, share: float) -> None:
     report = check_oracle(build(name), torch.randn(1, 3, side, side), min_pruned=share)
     assert report.macs[1] < 0.75 * report.macs[0]
     assert report.trained
+
+
+def test_inception_without_its_auxiliary_head() -> None:
+    check_oracle(build("inception_v3", aux_logits=False), torch.randn(1, 3, 75, 75), min_pruned=0.85)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11_bn"])
+def test_flattened_features_before_a_narrow_classifier(name: str) -> None:
+    with torch.device("meta"):
+        model = build(name)
+    wide = next(m for m in model.classifier if isinstance(m, nn.Linear)).in_features
+    model.classifier = nn.Sequential(nn.Linear(wide, 64), nn.ReLU(inplace=True), nn.Linear(64, 10))
+    model = model.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.copy_(torch.randn(tensor.shape) * 0.1 if tensor.dim() > 1 else torch.ones(tensor.shape))
+    check_oracle(model, torch.randn(1, 3, 64, 64), min_pruned=0.95)
 
 
 def test_small_vision_transformer() -> None:
@@ -86,8 +100,7 @@ def test_segmentation(name: str, side: int, share: float) -> None:
 
 @pytest.mark.parametrize(("name", "side", "share"), [(n, *v) for n, v in QUICK_VIDEO.items()], ids=list(QUICK_VIDEO))
 def test_video(name: str, side: int, share: float) -> None:
-    frames = 16 if name == "s3d" else 4
-    check_oracle(build(name), torch.randn(1, 3, frames, side, side), min_pruned=share, dtype=torch.float32)
+    check_oracle(build(name), torch.randn(1, 3, 4, side, side), min_pruned=share, dtype=torch.float32)
 
 
 def _rest(module: Any, done: dict[str, Any]) -> list[str]:
@@ -115,6 +128,6 @@ def test_every_segmentation_model(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _rest(models.video, QUICK_VIDEO))
 def test_every_video_model(name: str) -> None:
-    side = 224 if name.startswith(("mvit", "swin")) else 32
+    side = 224 if name.startswith(("mvit", "swin", "s3d")) else 32
     share = 0.2 if name.startswith(("mvit", "swin")) else 0.8
     check_oracle(build(name), torch.randn(1, 3, 16, side, side), min_pruned=share, dtype=torch.float32)

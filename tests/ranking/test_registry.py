@@ -75,5 +75,5 @@ def test_nan_weights_are_reported_and_not_ranked():
     structure = chain([4])
     tensors = random_tensors(structure)
     tensors["net.0.conv.weight"][2, 0, 0, 0] = float("nan")
-    with pytest.raises(InvalidArgumentError, match="channel 2 of the group 'net.0.conv'"):
+    with pytest.raises(InvalidArgumentError, match=r"channel 2 of the group 'net\.0.conv'"):
         scores("l1", GROUP, tensors)

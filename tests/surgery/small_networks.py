@@ -21,7 +21,9 @@ def group(
     slots = []
     for tensor, axis, index in entries:
         array = np.asarray(index)
-        slots.append(Slots(tensor, axis, array if array.ndim == 2 else array[:, None], "output" if axis == 0 else "input"))
+        slots.append(
+            Slots(tensor, axis, array if array.ndim == 2 else array[:, None], "output" if axis == 0 else "input")
+        )
     labels = None if parts is None else np.asarray(parts)
     return Group(name, len(slots[0].index), tuple(slots), labels, exact, because)
 
@@ -86,7 +88,9 @@ def conv_net() -> tuple[ConvNet, Structure]:
     return model, structure(
         model,
         group("conv1", ("conv1.weight", 0, one), *norm_slots("bn", one), ("conv2.weight", 1, one)),
-        group("conv2", ("conv2.weight", 0, two), ("conv2.bias", 0, two), ("fc.weight", 1, np.arange(96).reshape(6, 16))),
+        group(
+            "conv2", ("conv2.weight", 0, two), ("conv2.bias", 0, two), ("fc.weight", 1, np.arange(96).reshape(6, 16))
+        ),
     )
 
 

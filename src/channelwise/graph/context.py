@@ -49,6 +49,8 @@ class TraceContext:
     macs: list[MacRecord] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
     _known: dict[int, _Known] = field(default_factory=dict)
+    _fresh: dict[int, weakref.ref[torch.Tensor]] = field(default_factory=dict)
+    _pending: dict[int, tuple[weakref.ref[torch.Tensor], np.ndarray, Reason]] = field(default_factory=dict)
     _nonzero_storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
 
     def knows(self, tensor: torch.Tensor) -> bool:
@@ -74,6 +76,27 @@ class TraceContext:
         kept = tuple(m for m in maps if m.labels.shape[m.axis] > 1)
         self._known[id(tensor)] = _Known(weakref.ref(tensor), kept, is_weight)
 
+    def mark_fresh(self, tensor: torch.Tensor) -> None:
+        """The tensor was just made of equal or random elements, by a size that may or may not be a constant."""
+        self._fresh[id(tensor)] = weakref.ref(tensor)
+
+    def is_fresh(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor was made in this run and its elements are exchangeable."""
+        made = self._fresh.get(id(tensor))
+        return made is not None and made() is tensor
+
+    def freeze_when_used(self, tensor: torch.Tensor, labels: np.ndarray, text: str) -> None:
+        """Freeze labels once an operation reads ``tensor``; asking for its shape alone does no harm."""
+        self._pending[id(tensor)] = (weakref.ref(tensor), labels, self.because(text))
+
+    def use(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Operations or outputs read these tensors."""
+        for tensor in tensors if self._pending else ():
+            pending = self._pending.get(id(tensor))
+            if pending is not None and pending[0]() is tensor:
+                self.space.freeze(pending[1], pending[2])
+                del self._pending[id(tensor)]
+
     def forget_zero(self, tensor: torch.Tensor) -> None:
         """An in-place operation made removed values of this storage differ from zero."""
         storage = tensor.untyped_storage()
@@ -92,9 +115,13 @@ class TraceContext:
         found = self.map_on(tensor, axis)
         if found is None:
             return None
-        labels = found.labels
-        for other in range(labels.ndim):
-            if other != found.axis:
+        return self.one_axis(found)
+
+    def one_axis(self, m: LabelMap) -> np.ndarray:
+        """Labels (n,) of a map, those of different blocks of rows tied."""
+        labels = m.labels
+        for other in range(labels.ndim) if not m.uniform else ():
+            if other != m.axis:
                 labels = self.space.tie(labels, other)
         return labels.reshape(-1)
 

@@ -72,8 +72,8 @@ class Group:
 
 def owner(tensor: str) -> str:
     """The module that a parameter or buffer belongs to, by its qualified name; itself if it hangs on the root."""
-    name = tensor.replace(".parametrizations", "")
-    return name.rpartition(".")[0] or name
+    module, found, _ = tensor.partition(".parametrizations.")
+    return (module if found else tensor.rpartition(".")[0]) or tensor
 
 
 @dataclass(frozen=True)

@@ -111,13 +111,18 @@ def _blocks(modules: Mapping[str, nn.Module], name: str, tensor: torch.Tensor) -
 class LabelMode(TorchDispatchMode):
     """Runs every operator as it is and lets its rule carry the labels on."""
 
-    def __init__(self, ctx: TraceContext, protected: Iterable[torch.Tensor]) -> None:
+    def __init__(self, ctx: TraceContext, protected: Iterable[torch.Tensor], outline: bool) -> None:
         super().__init__()
         self.ctx = ctx
+        self.outline = outline
         self.protected = {t.untyped_storage()._cdata for t in protected}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        # What the rules ask of tensors is nothing that the function watch should see.
+        with torch._C.DisableTorchFunction():
+            return self._follow(func, args, kwargs or {})
+
+    def _follow(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         rule, elementwise = _lookup(func)
         if rule is None and not elementwise:
             with self:
@@ -129,9 +134,12 @@ class LabelMode(TorchDispatchMode):
             self._refuse_writing(func, args, kwargs)
         inputs = tensors_in(args) + tensors_in(kwargs)
         known = [t for t in inputs if ctx.knows(t)]
-        out = func(*args, **kwargs)
+        out = _zeros_instead(func, args, kwargs) if self.outline and func in _HEAVY else func(*args, **kwargs)
         if not known:
+            if not inputs and func.overloadpacket in _FACTORIES:
+                ctx.mark_fresh(out)
             return out
+        ctx.use(known)
         for tensor in known:
             ctx.touched.add(id(tensor))
         ctx.operation = str(func)
@@ -140,15 +148,20 @@ class LabelMode(TorchDispatchMode):
             for tensor in tensors_in(out):
                 if not ctx.knows(tensor):
                     ctx.set(tensor, (), weight)
-        if rule is not None:
-            rule(ctx, out, *args, **kwargs)
-        elif any(ctx.maps(t) for t in known):
-            if elementwise:
-                pointwise(ctx, out, func, args, kwargs)
+        try:
+            if rule is not None:
+                rule(ctx, out, *args, **kwargs)
+            elif elementwise:
+                if any(ctx.maps(t) for t in known):
+                    pointwise(ctx, out, func, args, kwargs)
             elif tensors_in(out):
                 ctx.freeze_all(known, f"no rule for {func}")
+        except Exception as error:  # noqa: BLE001 - a rule that cannot follow an operation must not stop the user
+            logger.warning("the rule for %s failed in %s: %r; its channels stay", func, ctx.module, error)
+            ctx.freeze_all(known, f"the rule for {func} failed: {type(error).__name__}")
+            for tensor in tensors_in(out):
+                ctx.set(tensor, ())
         return out
-
 
     def _refuse_writing(self, func: Any, args: Any, kwargs: Any) -> None:
         for k, argument in enumerate(func._schema.arguments):
@@ -165,6 +178,30 @@ def _lookup(func: Any) -> tuple[Any, bool]:
     return rule, rule is None and is_pointwise(func)
 
 
+_FACTORIES = {getattr(torch.ops.aten, n) for n in ("zeros", "ones", "full", "empty", "rand", "randn")}
+
+_HEAVY = {
+    torch.ops.aten.convolution.default,
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten.baddbmm.default,
+}
+
+
+def _zeros_instead(func: Any, args: Any, kwargs: Any) -> torch.Tensor:
+    """Zeros of the shape, type and strides that the operator would return."""
+
+    def outline(value: Any) -> Any:
+        return value.to("meta") if isinstance(value, torch.Tensor) else value
+
+    device = tensors_in(args)[0].device
+    shape = func(*[outline(a) for a in args], **kwargs)
+    if shape.is_contiguous():
+        return torch.zeros(shape.shape, dtype=shape.dtype, device=device)
+    return torch.empty_strided(shape.size(), shape.stride(), dtype=shape.dtype, device=device).zero_()
+
+
 _ADAPTING = {
     torch.flatten,
     torch.Tensor.flatten,
@@ -174,12 +211,25 @@ _ADAPTING = {
     torch.pixel_unshuffle,
     nn.functional.instance_norm,
     torch.instance_norm,
-    torch.spectral_norm if hasattr(torch, "spectral_norm") else torch.flatten,
+    torch._C._nn.adaptive_avg_pool2d,
+    torch._C._nn.adaptive_avg_pool3d,
+    torch._C._nn.pad,
 }
+"""Functions that compute every size from their input."""
+
+_LEAVING = {
+    torch.Tensor.numpy,
+    torch.Tensor.__array__,
+    torch.Tensor.tolist,
+    torch.Tensor.__dlpack__,
+    torch.Tensor.data_ptr,
+    torch.Tensor.untyped_storage,
+}
+"""Methods by which values leave torch, where no label can follow them."""
 
 
-class AdaptingCalls(TorchFunctionMode):
-    """Notices calls that compute every size from their input, so that nothing about them has to be verified."""
+class FunctionWatch(TorchFunctionMode):
+    """Notices calls that need no verification because they adapt, and values that leave torch."""
 
     def __init__(self, ctx: TraceContext) -> None:
         super().__init__()
@@ -187,13 +237,18 @@ class AdaptingCalls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.ctx.adapts or func not in _ADAPTING:
+        ctx = self.ctx
+        if func in _LEAVING:
+            ctx.operation = f"Tensor.{func.__name__}"
+            ctx.use(args[:1])
+            ctx.freeze_all(args[:1], "the values leave torch, where they cannot be followed")
+        if ctx.adapts or func not in _ADAPTING:
             return func(*args, **kwargs)
-        self.ctx.adapts = True
+        ctx.adapts = True
         try:
             return func(*args, **kwargs)
         finally:
-            self.ctx.adapts = False
+            ctx.adapts = False
 
 
 class ModuleTracker:
@@ -215,7 +270,8 @@ class ModuleTracker:
         self.deepest = self.ctx.module
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.calls is not None and not module._modules and self.ctx.module not in self.calls:
+        bare = not module._modules and not any(t is not None for t in module._parameters.values())
+        if self.calls is not None and bare and self.ctx.module not in self.calls:
             ins, outs = tensors_in(args), tensors_in(output)
             self.calls[self.ctx.module] = CallShapes(self._shape(ins), self._shape(outs))
         self.ctx.module, self.ctx.module_type = self.stack.pop()
@@ -250,10 +306,12 @@ def run_labelled(
     record: bool,
     freeze_outputs: bool = True,
     protect: bool = False,
+    outline: bool = False,
 ) -> tuple[TraceContext, list[torch.Tensor]]:
     """One forward pass with labels, and its output tensors. ``model`` is a private copy.
 
-    ``record`` keeps MACs and module shapes. An exception leaves with the name of the running module attached.
+    ``record`` keeps MACs and module shapes; ``outline`` replaces the results of convolutions and matrix products by
+    zeros, which is quicker and shows the same labels. An exception leaves with the name of the running module attached.
     """
     ctx = TraceContext(trace.space)
     stored = {name: tensor for name, tensor, _ in named_tensors(model)}
@@ -262,11 +320,12 @@ def run_labelled(
     for tensor in tensors_in(list(args)) + tensors_in(dict(kwargs)):
         ctx.set(tensor, ())
     tracker = ModuleTracker(model, ctx, trace.calls if record else None)
+    labels = LabelMode(ctx, model.parameters() if protect else (), outline)
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(AdaptingCalls(ctx))
-            stack.enter_context(LabelMode(ctx, model.parameters() if protect else ()))
+            stack.enter_context(FunctionWatch(ctx))
+            stack.enter_context(labels)
             output = model(*args, **kwargs)
     except Exception as error:
         error._channelwise_module = tracker.deepest  # type: ignore[attr-defined]
@@ -274,6 +333,7 @@ def run_labelled(
     finally:
         tracker.remove()
     outputs = output_tensors(output)
+    ctx.use(outputs)
     for tensor in outputs if freeze_outputs else ():
         for m in ctx.maps(tensor):
             trace.space.freeze(m.labels, Reason("output", "", "an output of the network"))
@@ -292,6 +352,38 @@ def output_tensors(output: Any) -> list[torch.Tensor]:
     return []
 
 
+def _train_pass(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], trace: Trace, shared: bool) -> set[int]:
+    """Follow the training path: first with outlined values, then for real, last with the batch doubled if it is 1."""
+    space = trace.space
+    records: tuple[list[Any], ...] = (space.pairs, space.inexact, space.parts, space.questions, space.roles)
+    marks = [len(r) for r in records]
+    attempts: list[tuple[Any, Any, bool]] = [(args, kwargs, True), (args, kwargs, False)]
+    if trace.batch == 1:
+        attempts.insert(1, (_doubled(list(args)), _doubled(dict(kwargs)), True))
+    error: Exception | None = None
+    for some_args, some_kwargs, outline in attempts:
+        try:
+            return run_labelled(model, some_args, some_kwargs, trace, record=False, protect=shared, outline=outline)[0].touched
+        except Exception as failure:  # noqa: BLE001 - whatever the user's training path raises, it is skipped and said so
+            error = error or failure
+            for recorded, length in zip(records, marks, strict=True):
+                del recorded[length:]
+    trace.notes.append(f"the training path was skipped, as it does not run on the inputs alone: {type(error).__name__}: {error}")
+    logger.info("%s", trace.notes[-1])
+    return set()
+
+
+def _doubled(value: Any) -> Any:
+    """The same arguments with every batch of 1 repeated, for batch norms that want more than one value a channel."""
+    if isinstance(value, torch.Tensor):
+        return torch.cat([value, value]) if value.ndim and value.shape[0] == 1 else value
+    if isinstance(value, dict):
+        return {k: _doubled(v) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_doubled(v) for v in value)
+    return value
+
+
 def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, shared: bool) -> Trace:
     """Trace in eval and in train mode, on a private copy whose buffers and flags may change.
 
@@ -306,14 +398,7 @@ def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     model.eval()
     touched = set(run_labelled(model, args, kwargs, trace, record=True, protect=shared)[0].touched)
     model.train()
-    marks = (len(space.pairs), len(space.inexact), len(space.parts), len(space.questions), len(space.roles))
-    try:
-        touched |= run_labelled(model, args, kwargs, trace, record=False, protect=shared)[0].touched
-    except Exception as error:  # noqa: BLE001 - any failure of the user's training path means the same: it is skipped and said so
-        for recorded, length in zip((space.pairs, space.inexact, space.parts, space.questions, space.roles), marks, strict=True):
-            del recorded[length:]
-        trace.notes.append(f"the training path was skipped, as it does not run on the inputs alone: {type(error).__name__}: {error}")
-        logger.info("%s", trace.notes[-1])
+    touched |= _train_pass(model, args, kwargs, trace, shared)
     model.eval()
     unused = Reason("unused", "", "never used while the model ran on the example inputs")
     for name, labels in tensors.items():

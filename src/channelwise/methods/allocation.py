@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import isotonic_regression
-from scipy.stats import rankdata
 
 from channelwise.graph.structure import Structure
 from channelwise.methods.sensitivity import Sensitivity
 
-# Prefers even sparsities where the measured losses make no difference, as a share of the largest loss.
+# Prefers even sparsities where the measured losses make no difference, as a share of the median loss.
 EVENNESS = 1e-3
 
 
@@ -65,18 +64,11 @@ def loss_curves(structure: Structure, sensitivity: Sensitivity) -> dict[str, Cur
 
 
 def larger_is_better(baseline: float, points: Mapping[str, list[tuple[float, float]]]) -> bool:
-    """Whether scores fall as groups are pruned more, groups with larger effects counting more.
-
-    Ranks over all scores take the place of the scores: one overflowing loss must not outvote everything else.
-    """
-    curves = [[(0.0, baseline), *curve] for curve in points.values()]
-    ranks = rankdata([score for curve in curves for _, score in curve])
-    covariance, at = 0.0, 0
-    for curve in curves:
-        sparsity = np.array([s for s, _ in curve])
-        covariance += float(np.sum((sparsity - sparsity.mean()) * ranks[at : at + len(curve)]))
-        at += len(curve)
-    return covariance <= 0
+    """Whether scores fall as groups are pruned more, groups with larger effects counting more."""
+    curves = [np.array([(0.0, baseline), *curve]) for curve in points.values()]
+    largest = max(float(np.abs(curve[:, 1]).max()) for curve in curves) or 1.0
+    rise = sum(float(np.sum((s - s.mean()) * (score / largest))) for s, score in (curve.T for curve in curves))
+    return rise <= 0
 
 
 def severity_profile(curves: Mapping[str, Curve]) -> Callable[[float], dict[str, float]]:
@@ -84,8 +76,8 @@ def severity_profile(curves: Mapping[str, Curve]) -> Callable[[float], dict[str,
 
     At every severity the groups lose equally much score, as far as they can.
     """
-    largest = max((float(curve.loss[-1]) for curve in curves.values()), default=0.0)
-    tilt = EVENNESS * (largest or 1.0)
+    losses = np.concatenate([[0.0], *(curve.loss for curve in curves.values())])
+    tilt = EVENNESS * (float(np.median(losses[losses > 0])) if losses.any() else 1.0)
     tilted = {name: Curve(curve.sparsity, curve.loss + tilt * curve.sparsity) for name, curve in curves.items()}
     # Severity is spread evenly over the measured losses, whatever their scale: losses may span orders of magnitude.
     knots = np.unique(np.concatenate([[0.0], *(curve.loss for curve in tilted.values())]))

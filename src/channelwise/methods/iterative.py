@@ -34,7 +34,7 @@ from channelwise.methods.spec import read_spec, write_info, write_spec
 from channelwise.methods.targets import Targets
 from channelwise.modelcheck import model_device
 from channelwise.ranking import Criterion, get
-from channelwise.report import Summary, summary_text
+from channelwise.report import Summary
 from channelwise.selection import Selection
 from channelwise.surgery.slim import attach_sparse_state_dict
 from channelwise.widths import check_count
@@ -204,7 +204,6 @@ class IterativePruningRunner:
             write_info(pruning_info_path, model, slim, summary)
         if not self._quiet:
             Console().print(summary.table())
-        log.info("%s", summary_text(summary))
         return pruned
 
     def search(self, *args: Any, **kwargs: Any) -> NoReturn:

@@ -60,7 +60,7 @@ class Change(Record):
 
 
 class LayerInfo(Record):
-    """One layer whose channels changed or could have: its class and its sizes."""
+    """One layer with parameters: its class and its sizes."""
 
     type: str
     sizes: dict[str, Change]
@@ -135,10 +135,12 @@ def write_info(path: str | os.PathLike[str], dense: nn.Module, slim: nn.Module, 
     after = dict(slim.named_modules())
     layers = {}
     for name, module in dense.named_modules():
+        if name not in after or not any(True for _ in module.parameters(recurse=False)):
+            continue
         sizes = {
             key: Change(before=value, after=getattr(after[name], key))
             for key, value in vars(module).items()
-            if key in SIZES and isinstance(value, int) and name in after
+            if key in SIZES and isinstance(value, int)
         }
         if sizes:
             layers[name] = LayerInfo(type=type(module).__name__, sizes=sizes)

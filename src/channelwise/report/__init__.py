@@ -1,5 +1,5 @@
 """What people read at the end of a run."""
 
-from channelwise.report.summary import Summary, summary_text
+from channelwise.report.summary import Summary
 
-__all__ = ["Summary", "summary_text"]
+__all__ = ["Summary"]

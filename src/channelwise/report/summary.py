@@ -38,13 +38,12 @@ class Summary:
             table.add_row(name, quantity(before), quantity(after), share)
         return table
 
-
-def summary_text(summary: Summary, width: int = 100) -> str:
-    """The table as plain text, without colours."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(summary.table())
-    return capture.get()
+    def __str__(self) -> str:
+        """The table as plain text, without colours."""
+        console = Console(file=io.StringIO(), width=100, color_system=None, force_terminal=False)
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get()
 
 
 def quantity(value: float) -> str:

@@ -70,7 +70,9 @@ def save(slim: nn.Module, path: str | os.PathLike[str]) -> None:
         digest=_digest(shapes),
     )
     # Views of one storage are independent tensors here, hence the clones.
-    plain = {n: (torch.view_as_real(t) if t.is_complex() else t).contiguous().clone() for n, t in stored.items()}
+    plain = {
+        n: (torch.view_as_real(t) if t.is_complex() else t).detach().contiguous().clone() for n, t in stored.items()
+    }
     content = to_safetensors(plain, metadata={_HEADER: header.model_dump_json()})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
@@ -208,7 +210,7 @@ def _stored_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str
     for name, tensor in named_tensors(model).items():
         if first.setdefault(id(tensor), name) != name:
             aliases[name] = first[id(tensor)]
-    return {name: tensor.detach() for name, tensor in named_tensors(model).items() if name not in aliases}, aliases
+    return {name: tensor for name, tensor in named_tensors(model).items() if name not in aliases}, aliases
 
 
 def _attributes(model: nn.Module) -> dict[str, dict[str, Any]]:

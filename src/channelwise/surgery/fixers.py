@@ -64,7 +64,7 @@ def fix_instance_norm(module: Any, sizes: Kept) -> None:
     """Per-channel tensors (C,); without any, the input (N, C, …) or, unbatched, (C, …)."""
     length = _per_channel(module, sizes)
     if length is None:
-        length = sizes.length("input", 1 - module._get_no_batch_dim(), module.num_features)
+        length = sizes.length("input", -module._get_no_batch_dim(), module.num_features)
     if length is not None:
         module.num_features = length
 

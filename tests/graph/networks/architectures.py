@@ -29,8 +29,8 @@ class ShuffleUnit(nn.Module):
 class ShuffleNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.units = conv_bn(3, 8), nn.Sequential(ShuffleUnit(8), ShuffleUnit(8), ShuffleUnit(8))
-        self.last, self.head = conv_bn(8, 12, 1), nn.Linear(12, 4)
+        self.stem, self.units = conv_bn(3, 24), nn.Sequential(ShuffleUnit(24), ShuffleUnit(24))
+        self.last, self.head = conv_bn(24, 12, 1), nn.Linear(12, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.last(self.units(self.stem(x))).mean((2, 3)))
@@ -198,7 +198,7 @@ class ResNeXt(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-@network("architectures", kept=("head",))
+@network("architectures", kept=("head",), either=("grow", "out"))
 class DualPath(nn.Module):
     """DPN: part of the output is added to the residual path, the rest grows the dense path (constant slices)."""
 
@@ -219,7 +219,7 @@ class DualPath(nn.Module):
         return self.head(torch.cat([residual + y[:, :8], dense, y[:, 8:]], 1))
 
 
-@network("architectures", kept=("head",))
+@network("architectures", kept=("head",), either=("grow.0", "block.0"))
 class CrossStagePartial(nn.Module):
     """CSPNet: one expanding convolution split by a constant into a bypass and a main path."""
 

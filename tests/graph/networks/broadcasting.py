@@ -95,7 +95,7 @@ for name, (function, after) in BROADCASTS.items():
     add(f"broadcast_{name}", "broadcasting", lambda f=function, n=after: Pair(f, n), either=freely)
 
 
-@network("broadcasting")
+@network("broadcasting", either=("gate",))
 class OneChannelGate(nn.Module):
     """A convolution of one output channel, broadcast over the channels of another."""
 
@@ -108,7 +108,7 @@ class OneChannelGate(nn.Module):
         return self.head(self.first(x) * self.gate(x).sigmoid())
 
 
-@network("broadcasting", either=("pre",))
+@network("broadcasting", either=("a", "b"))
 class BilinearPooling(nn.Module):
     """Outer products of features over space, by bmm, flattened before a linear layer."""
 

@@ -184,7 +184,7 @@ class ChannelPadThenConvolution(nn.Module):
         return self.head(self.second(F.pad(self.first(x), (0, 0, 0, 0, 2, 3), value=0.3)))
 
 
-@network("composites", kept=("head",), either=("first.0",))
+@network("composites", kept=("head",), either=("first.0", "down.0", "back.0"))
 class OptionA(nn.Module):
     """CIFAR ResNet's shortcut: every second pixel, channels padded with zeros on both sides."""
 

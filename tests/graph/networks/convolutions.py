@@ -170,7 +170,7 @@ class DynamicOutputSize(nn.Module):
         return self.up(self.down(x).relu(), output_size=x.shape[-2:])
 
 
-@network("convolutions", shapes=((2, 6), (2, 5)))
+@network("convolutions", shapes=((2, 6), (2, 5)), either=("a", "b"))
 class Bilinear(nn.Module):
     """nn.Bilinear of two features."""
 

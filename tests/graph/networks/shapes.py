@@ -54,8 +54,8 @@ KEEP_IMAGE = {
     "split_space": (lambda x: torch.cat([p.relu() for p in x.split(3, 3)], 3), 8, False),
     "rearranged_heads": (lambda x: x.view(2, 2, 4, 8, 8).transpose(1, 2).reshape(2, 8, 8, 8), 8, True),
     "tile": (lambda x: x.tile(1, 2, 1, 1), 16, False),
-    "diagonal": (lambda x: x.diagonal(dim1=2, dim2=3)[..., None], 8, False),
-    "tril": (lambda x: x.tril(), 8, False),
+    "diagonal": (lambda x: x.diagonal(dim1=2, dim2=3)[..., None], 8, True),
+    "tril": (lambda x: x.tril(), 8, True),
     "as_strided": (lambda x: x.contiguous().as_strided((2, 8, 8, 8), (512, 64, 8, 1)), 8, True),
     "meshgrid": (lambda x: x + torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")[0].to(x), 8, False),
 }

@@ -107,10 +107,10 @@ class ShuffledGroups(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 16, 3, padding=1)
-        self.squeeze, self.norm1 = nn.Conv2d(16, 8, 1, groups=4), nn.BatchNorm2d(8)
-        self.shuffle = nn.ChannelShuffle(4)
-        self.depthwise, self.norm2 = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8)
-        self.grow, self.norm3 = nn.Conv2d(8, 16, 1, groups=4), nn.BatchNorm2d(16)
+        self.squeeze, self.norm1 = nn.Conv2d(16, 16, 1, groups=2), nn.BatchNorm2d(16)
+        self.shuffle = nn.ChannelShuffle(2)
+        self.depthwise, self.norm2 = nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.BatchNorm2d(16)
+        self.grow, self.norm3 = nn.Conv2d(16, 16, 1, groups=2), nn.BatchNorm2d(16)
         self.head = nn.Conv2d(16, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ SPLITS = {
     "unbind": (lambda x: torch.stack(x.unbind(1), 1), 8, True),
     "unbind_of_view": (lambda x: sum(x.view(x.size(0), 2, -1, 8, 8).unbind(1)), 4, False),
     "glu": (lambda x: F.glu(x, 1), 4, False),
-    "maxout": (lambda x: x.view(x.size(0), -1, 2, 8, 8).amax(2), 4, False),
+    "maxout": (lambda x: x.view(x.size(0), -1, 2, 8, 8).amax(2), 4, True),
     "group_mean": (lambda x: x.view(x.size(0), 2, -1, 8, 8).mean(1), 4, False),
     "half_normalised": (lambda x: torch.cat([F.instance_norm(x.chunk(2, 1)[0]), x.chunk(2, 1)[1]], 1), 8, False),
 }

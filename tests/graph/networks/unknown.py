@@ -49,7 +49,7 @@ class CustomOperation(nn.Module):
         return self.head(self.third(sorted_channels(self.second(self.first(x)))))
 
 
-@network("unknown", kept=("head",))
+@network("unknown", either=("gate",))
 class CustomOperationOnGate(nn.Module):
     """The unknown operation sees a mean over channels only; what it touches stays safe either way."""
 

@@ -17,11 +17,17 @@ from channelwise.graph.rules.registry import operators, rule
 aten = torch.ops.aten
 
 
+_UNTAGGED = {"hardswish", "_prelu_kernel", "log_sigmoid_forward", "copy_", "celu", "selu", "_fake_quantize_learnable_per_tensor_affine"}
+"""Element-wise operators that some versions of torch do not tag as such."""
+
+
 def is_pointwise(func: Any) -> bool:
     """Whether torch itself says that the operator works element by element."""
     if torch.Tag.pointwise in func.tags:
         return True
     name = func.overloadpacket._qualified_op_name.split("::")[1]
+    if func.namespace == "aten" and (name in _UNTAGGED or name.removesuffix("_") in _UNTAGGED):
+        return True
     base = getattr(aten, name.rstrip("_"), None) if func.namespace == "aten" else None
     if base is None or (not name.endswith("_") and func._overloadname != "out"):
         return False
@@ -50,7 +56,7 @@ def finish(ctx: TraceContext, func: Any, inputs: list[torch.Tensor], outs: list[
     for tensor in outs:
         if any(tensor is t for t in inputs) and any(not m.zero for m in maps):
             ctx.forget_zero(tensor)
-        ctx.set(tensor, maps, weight)
+        ctx.set(tensor, maps if tensor.shape == outs[0].shape else (), weight)
 
 
 def join_elements(ctx: TraceContext, tensors: Sequence[torch.Tensor], ndim: int) -> list[LabelMap]:
@@ -60,14 +66,16 @@ def join_elements(ctx: TraceContext, tensors: Sequence[torch.Tensor], ndim: int)
         if tensor.ndim > ndim:
             ctx.freeze_all([tensor], "shapes do not broadcast as expected")
     for i, (_, maps, _) in enumerate(entries):
-        for j, (_, others, shape) in enumerate(entries):
+        for j, (other, others, shape) in enumerate(entries):
             if i == j:
                 continue
             for m in maps:
                 if shape[m.axis] == 1:
                     continue
                 partners = [o for o in others if o.axis == m.axis]
-                if not partners:
+                if not partners and ctx.is_fresh(other):
+                    ctx.ask(m.labels, "meets a new tensor of this size")
+                elif not partners:
                     ctx.freeze(m.labels, "meets a tensor of fixed size, such as a constant or the network's input, along this axis")
                 elif j > i:
                     for partner in partners:

@@ -82,6 +82,15 @@ def flip(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dims: Sequence[i
     ctx.set(out, [m.moved(np.flip(m.labels, axes), m.axis) for m in ctx.maps(x)], ctx.is_weight(x))
 
 
+@rule(*operators(aten, "rot90"))
+def rot90(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> None:
+    """A plane of two axes turned by ``k`` quarter turns."""
+    a, b = (d % x.ndim for d in dims)
+    turned = {a: b, b: a} if k % 2 else {}
+    maps = [m.moved(np.rot90(m.labels, k, (a, b)), turned.get(m.axis, m.axis)) for m in ctx.maps(x)]
+    ctx.set(out, maps, ctx.is_weight(x))
+
+
 @rule(*operators(aten, "roll"))
 def roll(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> None:
     """Axes rotated; along a labelled axis the distance depends on how many channels there are."""
@@ -104,7 +113,7 @@ def cat(ctx: TraceContext, out: torch.Tensor, tensors: Sequence[torch.Tensor], d
     if any(m is not None for _, m in pieces):
         filler = ctx.space.frozen_label(ctx.because("concatenated with channels of a constant or of the network's input"))
         labels = [
-            np.full(t.shape[dim], filler, np.int64) if m is None else _one_axis(ctx, m) for t, m in pieces if t.shape[dim]
+            np.full(t.shape[dim], filler, np.int64) if m is None else ctx.one_axis(m) for t, m in pieces if t.shape[dim]
         ]
         zero = all(m.zero for _, m in pieces if m is not None)
         maps.append(along(np.concatenate(labels), dim, out.ndim, zero))
@@ -127,21 +136,13 @@ def _across(ctx: TraceContext, tensors: Sequence[torch.Tensor], axes: dict[int, 
         labelled = [m for _, m in found if m is not None]
         if not labelled:
             continue
-        first = _one_axis(ctx, labelled[0])
+        first = ctx.one_axis(labelled[0])
         for m in labelled[1:]:
-            ctx.space.join(first, _one_axis(ctx, m))
+            ctx.space.join(first, ctx.one_axis(m))
         if len(labelled) < len(found):
             ctx.freeze(first, "joined with a tensor of fixed size, such as a constant or the network's input, along this axis")
         maps.append(along(first, new, ndim, all(m.zero for m in labelled)))
     return maps
-
-
-def _one_axis(ctx: TraceContext, m: LabelMap) -> np.ndarray:
-    labels = m.labels
-    for axis in range(labels.ndim):
-        if axis != m.axis:
-            labels = ctx.space.tie(labels, axis)
-    return labels.reshape(-1)
 
 
 @rule(*operators(aten, "pixel_shuffle"))

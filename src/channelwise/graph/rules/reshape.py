@@ -94,9 +94,12 @@ def _shrinking(varying: list[int], rows: tuple[int, ...], columns: tuple[int, ..
 
 @rule(*operators(aten, "as_strided", "as_strided_", "set_"))
 def as_strided(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-    """Another view of the same memory: with the shape unchanged only the strides differ, else nothing is known."""
-    if out is x or out.shape == x.shape and out.numel() == x.numel() and out.stride() == x.stride():
-        if out is not x:
-            ctx.set(out, ctx.maps(x), ctx.is_weight(x))
+    """Another view of the same memory: with the shape unchanged only the strides may differ, else nothing is known."""
+    if out is x:
+        return
+    if out.shape == x.shape and out.stride() == x.stride():
+        ctx.set(out, ctx.maps(x), ctx.is_weight(x))
+        for m in ctx.maps(x):
+            ctx.ask(m.labels, "memory is viewed by constant sizes")
     else:
         ctx.freeze_all([x], "memory is viewed in another order")

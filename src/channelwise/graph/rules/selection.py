@@ -41,7 +41,7 @@ def select(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int, inde
     maps = []
     for m in ctx.maps(x):
         if m.axis == dim:
-            ctx.freeze(m.labels, f"index {index} is picked out of the channels")
+            ctx.freeze_when_used(out, m.labels, f"index {index} is picked out of the channels")
         else:
             labels = np.take(m.labels, index if m.labels.shape[dim] > 1 else 0, dim)
             maps.append(m.moved(labels, m.axis - (dim < m.axis)))
@@ -63,7 +63,7 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
     pieces: list[list[LabelMap]] = [[] for _ in out]
     for m in ctx.maps(x):
         if m.axis == dim and len(out) > 1:
-            labels = _uniform(ctx, m)
+            labels = ctx.one_axis(m)
             if len(set(lengths)) == 1 and lengths[0] > 1:
                 ctx.space.require_equal_parts(labels.reshape(len(lengths), -1), ctx.because("split into equal parts"))
                 ctx.ask(labels, "split along channels")
@@ -138,14 +138,6 @@ def unfold(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dimension: int
     ctx.freeze_axes(x, [dimension], "windows slide over the channels")
     maps = [m.moved(m.labels[..., None], m.axis) for m in ctx.maps(x) if m.axis != dimension % x.ndim]
     ctx.set(out, maps, ctx.is_weight(x))
-
-
-def _uniform(ctx: TraceContext, m: LabelMap) -> np.ndarray:
-    labels = m.labels
-    for axis in range(labels.ndim):
-        if axis != m.axis:
-            labels = ctx.space.tie(labels, axis)
-    return labels.reshape(-1)
 
 
 def _ask_or_freeze(ctx: TraceContext, m: LabelMap, shortest: int, text: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from channelwise.graph.context import TraceContext, tensors_in
+from channelwise.graph.rules.pointwise import join_elements
 from channelwise.graph.rules.registry import Rule, operators, rule
 
 aten = torch.ops.aten
@@ -44,3 +45,10 @@ def grid_sampler(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, grid: to
     ctx.freeze_all([grid], "used as sampling positions")
     ctx.freeze_axes(x, range(2, x.ndim), "a labelled axis is sampled")
     ctx.set(out, [m for m in ctx.maps(x) if m.axis < 2])
+
+
+@rule(*operators(aten, "max_unpool2d", "max_unpool3d"))
+def max_unpool(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, indices: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """(N, C, h, w) put back at the positions ``indices`` of the same shape -> (N, C, H, W)."""
+    ctx.freeze_axes(x, range(2, x.ndim), "a labelled axis is unpooled")
+    ctx.set(out, [m for m in join_elements(ctx, [x, indices], x.ndim) if m.axis < 2])

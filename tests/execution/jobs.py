@@ -1,0 +1,63 @@
+"""Jobs for the executors' tests; at the top level of a module so that spawned workers can import them."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from channelwise.errors import EvaluationError
+
+
+class Square:
+    """Squares numbers; other payloads misbehave in the way they are called."""
+
+    def prepare(self, device: torch.device) -> None:
+        self.device = device
+
+    def __call__(self, payload: Any) -> float:
+        if payload == "raise":
+            raise KeyError("the user's own error")
+        if payload == "score":
+            raise EvaluationError("eval_fn returned None")
+        if payload == "threads":
+            return float(torch.get_num_threads())
+        if payload == "pid":
+            time.sleep(0.2)
+            return float(os.getpid())
+        if payload == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if isinstance(payload, Path):
+            if not payload.exists():
+                payload.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return 1.0
+        time.sleep(random.random() / 100)
+        return float(payload) ** 2
+
+
+class NotReady(Square):
+    def prepare(self, device: torch.device) -> None:
+        raise ValueError("no room")
+
+
+class Unpicklable(Square):
+    """Can only be inherited by a forked worker."""
+
+    def __init__(self) -> None:
+        self.local = lambda: None
+
+
+class DiesUnpacking(Square):
+    """What a program without a main guard looks like from outside: the worker ends before it is ready."""
+
+    def __init__(self) -> None:
+        self.state = 1
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        os._exit(3)

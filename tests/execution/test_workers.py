@@ -1,0 +1,179 @@
+"""Evaluations in worker processes: nothing is lost when one dies, and errors come back as if raised here."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from channelwise.errors import EvaluationError, InvalidArgumentError
+from channelwise.execution import Task
+from channelwise.execution.workers import WorkerPool
+from tests.execution.jobs import DiesUnpacking, NotReady, Square, Unpicklable
+
+TWO = [torch.device("cpu")] * 2
+forks = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+
+
+@pytest.fixture
+def pool() -> Iterator[WorkerPool]:
+    """Forked: quick to start."""
+    pool = WorkerPool(Unpicklable(), TWO)
+    yield pool
+    pool.close()
+
+
+def tasks(*payloads: Any) -> list[Task]:
+    return [Task(f"task {n}", payload) for n, payload in enumerate(payloads)]
+
+
+@forks
+def test_every_task_is_answered_once(pool: WorkerPool) -> None:
+    given = tasks(*range(20))
+    assert sorted((r.task.payload, r.score) for r in pool.run(given)) == [(n, n**2) for n in range(20)]
+
+
+@forks
+def test_work_is_spread_over_the_workers(pool: WorkerPool) -> None:
+    pids = {r.score for r in pool.run(tasks(*["pid"] * 4))}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+
+
+@forks
+def test_pool_can_be_used_again(pool: WorkerPool) -> None:
+    for _ in range(2):
+        assert sorted(r.score for r in pool.run(tasks(1, 2))) == [1, 4]
+
+
+@forks
+def test_task_of_a_killed_worker_is_repeated(
+    pool: WorkerPool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = tasks(2, tmp_path / "mark", 3)
+    assert {r.task.label: r.score for r in pool.run(given)} == {"task 0": 4, "task 1": 1, "task 2": 9}
+    assert "killed by SIGKILL) on task 1" in caplog.text
+
+
+@forks
+def test_worker_killed_from_outside_is_replaced(pool: WorkerPool) -> None:
+    run = pool.run(tasks("pid", *range(40)))
+    next(run)
+    os.kill(pool._workers[0].process.pid or 0, signal.SIGKILL)
+    assert len(list(run)) == 40
+
+
+@forks
+def test_task_that_kills_three_workers_is_given_up(pool: WorkerPool) -> None:
+    with pytest.raises(EvaluationError, match=r"task 0: 3 worker processes died .*SIGKILL.*memory"):
+        list(pool.run(tasks("die")))
+
+
+@forks
+def test_users_error_comes_back_chained_with_the_workers_traceback(pool: WorkerPool) -> None:
+    with pytest.raises(EvaluationError, match="Evaluating task 0: eval_fn raised KeyError") as caught:
+        list(pool.run(tasks("raise")))
+    assert isinstance(caught.value.__cause__, KeyError)
+    if sys.version_info >= (3, 11):
+        assert "in __call__" in caught.value.__cause__.__notes__[0]
+
+
+@forks
+def test_bad_score_is_reported_like_in_process(pool: WorkerPool) -> None:
+    with pytest.raises(EvaluationError, match="^Evaluating task 0: eval_fn returned None$"):
+        list(pool.run(tasks("score")))
+
+
+@forks
+def test_forked_workers_use_one_thread(pool: WorkerPool) -> None:
+    assert {r.score for r in pool.run(tasks("threads", "threads"))} == {1}
+
+
+@forks
+def test_workers_end_with_the_pool(pool: WorkerPool) -> None:
+    processes = [worker.process for worker in pool._workers]
+    pids = [process.pid for process in processes]
+    pool.close()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid or 0, 0)
+
+
+@forks
+def test_job_that_cannot_be_prepared_is_an_error() -> None:
+    job = NotReady()
+    job.local = lambda: None  # type: ignore[attr-defined]
+    pool = WorkerPool(job, TWO)
+    with pytest.raises(EvaluationError, match="could not start on cpu: ValueError: no room"):
+        list(pool.run(tasks(1)))
+    pool.close()
+
+
+def test_unpicklable_job_cannot_go_to_cuda_workers() -> None:
+    with pytest.raises(InvalidArgumentError, match="top level of a module"):
+        WorkerPool(Unpicklable(), [torch.device("cuda:0")])
+
+
+def test_spawned_workers_share_the_cores(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        pool = WorkerPool(Square(), TWO)
+    try:
+        threads = {r.score for r in pool.run(tasks("threads", "threads"))}
+    finally:
+        pool.close()
+    assert threads == {max(1, len(os.sched_getaffinity(0)) // 2)}
+    assert "forked" not in caplog.text
+
+
+def test_worker_that_ends_before_it_is_ready_hints_at_the_main_guard() -> None:
+    pool = WorkerPool(DiesUnpacking(), TWO[:1])
+    try:
+        with pytest.raises(EvaluationError, match="exit code 3.*__main__"):
+            list(pool.run(tasks(1)))
+    finally:
+        pool.close()
+
+
+ORPHANS = """
+import os, torch
+from channelwise.execution import Task
+from channelwise.execution.workers import WorkerPool
+from tests.execution.jobs import Unpicklable
+pool = WorkerPool(Unpicklable(), [torch.device("cpu")] * 2)
+list(pool.run([Task("a", 1), Task("b", 2)]))
+print(*[w.process.pid for w in pool._workers], flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@forks
+def test_workers_do_not_outlive_a_killed_parent() -> None:
+    parent = subprocess.run([sys.executable, "-c", ORPHANS], capture_output=True, text=True, check=False, env=environment())
+    pids = [int(pid) for pid in parent.stdout.split()]
+    assert len(pids) == 2, parent.stderr
+    deadline = time.monotonic() + 20
+    while any(map(running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(running, pids))
+
+
+def environment() -> dict[str, str]:
+    root = Path(__file__).parents[2]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "src")])}
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,360 @@
+"""Removed slots of a sparse model are exactly zero, whatever training does."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from channelwise.errors import InvalidArgumentError
+from channelwise.graph.structure import Structure
+from channelwise.selection import Selection
+from channelwise.surgery.slicing import cut_tensors, named_tensors, removed_mask
+from channelwise.surgery.slim import slim_model, sparse_state_dict
+from channelwise.surgery.sparse import SparseGuard, masked_model, sparse_model
+from tests.surgery.small_networks import (
+    CONV_NET_KEPT,
+    ConvNet,
+    conv_net,
+    group,
+    image,
+    select,
+    structure,
+)
+
+
+def sparse_net() -> tuple[ConvNet, Structure, Selection]:
+    model, found = conv_net()
+    selection = select(found, **CONV_NET_KEPT)
+    return sparse_model(model, found, selection), found, selection
+
+
+def assert_zeros(model: nn.Module) -> None:
+    _, found = conv_net()
+    tensors = named_tensors(model)
+    for name, cut in cut_tensors(found, select(found, **CONV_NET_KEPT)).tensors.items():
+        if tensors[name].is_floating_point():
+            lost = tensors[name].detach()[removed_mask(cut).to(tensors[name].device).expand(tensors[name].shape)]
+            assert lost.numel()
+            assert (lost == 0).all(), f"{name}: removed slots hold {lost.unique().tolist()[:4]}"
+
+
+def train(model: nn.Module, parameters: nn.Module | None = None, steps: int = 3) -> None:
+    optimizer = torch.optim.SGD((parameters or model).parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    before = [p.detach().clone() for p in model.parameters()]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(image()).square().mean().backward()
+        optimizer.step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_forward_equals_slim_in_both_modes() -> None:
+    model, found = conv_net()
+    selection = select(found, **CONV_NET_KEPT)
+    sparse, slim = (f(model, found, selection).double() for f in (sparse_model, slim_model))
+    for mode in (True, False):
+        x = image().double()
+        torch.testing.assert_close(sparse.train(mode)(x), slim.train(mode)(x))
+
+
+def test_gradients_of_kept_slots_are_those_of_the_masked_model() -> None:
+    model, found = conv_net()
+    selection = select(found, **CONV_NET_KEPT)
+    sparse, masked = sparse_model(model, found, selection), masked_model(model, found, selection)
+    x = image()
+    for m in (sparse, masked):
+        m(x).sum().backward()
+    for name, cut in cut_tensors(found, selection).tensors.items():
+        if name in dict(model.named_parameters()):
+            expected = masked.get_parameter(name).grad.masked_fill(removed_mask(cut), 0)
+            assert torch.equal(sparse.get_parameter(name).grad, expected), name
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
+        lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
+        lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.1, amsgrad=True),
+        lambda p: torch.optim.RMSprop(p, lr=0.1, momentum=0.5),
+    ],
+)
+def test_zeros_survive_optimizers(make: Callable[..., torch.optim.Optimizer]) -> None:
+    model, _, _ = sparse_net()
+    optimizer = make(model.parameters())
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(image()).square().mean().backward()
+        optimizer.step()
+    assert_zeros(model)
+
+
+def test_infinite_gradients_of_removed_slots_become_zero() -> None:
+    model, _, _ = sparse_net()
+    (model.conv1.weight * torch.full((8, 3, 3, 3), torch.inf)).sum().backward()
+    assert (model.conv1.weight.grad[1] == 0).all()
+    assert model.conv1.weight.grad[0].isinf().all()
+
+
+def test_zeros_survive_amp_with_a_grad_scaler() -> None:
+    model, _, _ = sparse_net()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1)
+    for _ in range(6):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(image()).float().square().mean()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert_zeros(model)
+
+
+@pytest.mark.parametrize("clip", [nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_])
+def test_zeros_survive_gradient_clipping(clip: Callable[..., object]) -> None:
+    model, _, _ = sparse_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(3):
+        model(image()).square().mean().backward()
+        clip(model.parameters(), 0.1)
+        optimizer.step()
+    assert_zeros(model)
+
+
+def test_zeros_survive_ema_copies() -> None:
+    model, _, _ = sparse_net()
+    ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    for _ in range(3):
+        train(model, steps=1)
+        ema.update_parameters(model)
+    assert_zeros(ema.module)
+
+
+def _saved_whole(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda m: pickle.loads(pickle.dumps(m)),
+    "torch.save": _saved_whole,
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_zeros_survive_training_a_copy(how: str) -> None:
+    model, _, _ = sparse_net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        twin = COPIES[how](model)
+    train(twin)
+    assert_zeros(twin)
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_is_guarded_before_its_first_forward(how: str) -> None:
+    model, _, _ = sparse_net()
+    twin = COPIES[how](model)
+    # Calling the layers by hand never runs the model's own forward pre-hook.
+    twin.conv1(image()).sum().backward()
+    assert (twin.conv1.weight.grad[1] == 0).all()
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_are_independent(how: str) -> None:
+    model, _, _ = sparse_net()
+    twin = COPIES[how](model)
+    assert not {id(p) for p in twin.parameters()} & {id(p) for p in model.parameters()}
+    guards = [m.__dict__["_channelwise_guard"] for m in (model, twin)]
+    hooks = [next(iter(m._forward_pre_hooks.values())) for m in (model, twin)]
+    assert all(g is h for g, h in zip(guards, hooks, strict=True))
+    assert guards[0] is not guards[1]
+    train(twin)
+    assert len(twin.conv1.weight._backward_hooks) == 1
+
+
+def test_data_parallel_replicas_do_not_disturb_the_guard() -> None:
+    model, _, _ = sparse_net()
+    train(nn.DataParallel(model))
+    assert_zeros(model)
+    # What nn.parallel.replicate makes on each GPU.
+    replica = model._replicate_for_data_parallel()
+    replica._parameters = {}
+    replica.conv1 = model.conv1
+    guard = model.__dict__["_channelwise_guard"]
+    guard(replica, ())
+    assert guard._root == id(model)
+
+
+def test_zeros_survive_ddp(tmp_path: Path) -> None:
+    model, _, _ = sparse_net()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        train(nn.parallel.DistributedDataParallel(model))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert_zeros(model)
+
+
+def test_state_dict_has_the_keys_of_the_original_and_loads_both_ways() -> None:
+    model, _ = conv_net()
+    sparse, _, _ = sparse_net()
+    assert list(sparse.state_dict()) == list(model.state_dict())
+    model.load_state_dict(sparse.state_dict(), strict=True)
+    sparse.load_state_dict(model.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_loaded_dense_weights_lose_their_removed_slots(assign: bool) -> None:
+    dense, _ = conv_net()
+    sparse, _, _ = sparse_net()
+    sparse.load_state_dict(dense.state_dict(), assign=assign)
+    assert_zeros(sparse)
+    assert (sparse.conv1.weight[0] != 0).all()
+    train(sparse)
+    assert_zeros(sparse)
+
+
+def test_loading_through_a_wrapper_zeroes_too() -> None:
+    dense, _ = conv_net()
+    sparse, _, _ = sparse_net()
+    nn.Sequential(sparse).load_state_dict({f"0.{name}": t for name, t in dense.state_dict().items()})
+    assert_zeros(sparse)
+
+
+def test_a_replaced_parameter_is_caught_at_the_next_forward() -> None:
+    sparse, _, _ = sparse_net()
+    sparse.conv2.weight = nn.Parameter(torch.ones(6, 8, 3, 3))
+    train(sparse)
+    assert_zeros(sparse)
+
+
+def test_a_parameter_of_another_shape_is_left_to_the_user() -> None:
+    sparse, _, _ = sparse_net()
+    sparse.fc = nn.Linear(96, 7)
+    assert sparse(image()).shape == (2, 7)
+
+
+def test_frozen_parameters_can_be_trained_later() -> None:
+    model, found = conv_net()
+    sparse = sparse_model(model.requires_grad_(False), found, select(found, **CONV_NET_KEPT))
+    assert not any(p.requires_grad for p in sparse.parameters())
+    sparse.requires_grad_(True)
+    train(sparse)
+    assert_zeros(sparse)
+
+
+def test_moving_and_casting_keeps_zeros() -> None:
+    model, _, _ = sparse_net()
+    model.to(torch.float64).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(image().double()).square().mean().backward()
+    optimizer.step()
+    assert_zeros(model)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_zeros_survive_on_a_gpu_after_moving() -> None:
+    model, _, _ = sparse_net()
+    model.cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(image().cuda()).square().mean().backward()
+    optimizer.step()
+    assert_zeros(model)
+
+
+def test_sparse_gradients_are_masked() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4, sparse=True))
+    found = structure(model, group("g", ("0.weight", 1, np.arange(4))))
+    sparse = sparse_model(model, found, select(found, g=[0, 2]))
+    sparse(torch.tensor([1, 1, 3])).sum().backward()
+    assert sparse[0].weight.grad.to_dense()[1].tolist() == [2, 0, 2, 0]
+    torch.optim.SparseAdam(sparse.parameters()).step()
+    assert (sparse[0].weight[:, [1, 3]] == 0).all()
+
+
+def test_compiled_models_keep_zeros() -> None:
+    model, _, _ = sparse_net()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    train(compiled, model)
+    assert_zeros(model)
+
+
+@pytest.mark.parametrize("how", ["itself", *COPIES])
+def test_slim_state_dict_follows_the_model(how: str) -> None:
+    sparse, found, selection = sparse_net()
+    model = COPIES.get(how, lambda m: m)(sparse)
+    train(model)
+    x = image()
+    slim = slim_model(conv_net()[0], found, selection)
+    slim.load_state_dict(model.slim_state_dict(), strict=True)
+    torch.testing.assert_close(slim.eval()(x), model.eval()(x))
+
+
+def test_slim_and_sparse_state_dicts_are_inverse() -> None:
+    sparse, found, selection = sparse_net()
+    back = sparse_state_dict(sparse.slim_state_dict(), found, selection)
+    assert all(torch.equal(tensor, back[name]) for name, tensor in sparse.state_dict().items())
+
+
+def test_inexact_groups_are_refused_by_name() -> None:
+    model, found = conv_net()
+    two = np.arange(6)
+    inexact = group("conv2", ("conv2.weight", 0, two), exact=False, because="layer norm counts all channels")
+    found = Structure(found.tensors, found.tensor_sizes, (found.groups[0], inexact), (), ())
+    with pytest.raises(InvalidArgumentError, match=r"conv2 \(layer norm counts all channels\).*slim model, or exclude"):
+        sparse_model(model, found, select(found, conv2=[0]))
+    sparse_model(model, found, select(found, conv1=[0]))
+
+
+def test_the_original_gets_neither_hooks_nor_zeros() -> None:
+    model, found = conv_net()
+    before = copy.deepcopy(model.state_dict())
+    sparse_model(model, found, select(found, **CONV_NET_KEPT))
+    assert not model._forward_pre_hooks
+    assert model.conv1.weight._backward_hooks is None
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_sparsifying_a_sparse_model_again_replaces_the_guard() -> None:
+    sparse, found, _ = sparse_net()
+    again = sparse_model(sparse, found, select(found, conv1=[0, 2], conv2=[1]))
+    assert len(again._forward_pre_hooks) == len(again._load_state_dict_post_hooks) == 1
+    train(again)
+    assert_zeros(again)
+    assert (again.conv1.weight[5] == 0).all()
+
+
+def test_masking_touches_no_whole_numbers() -> None:
+    model = nn.Module()
+    model.register_buffer("order", torch.arange(1, 5))
+    found = structure(model, group("g", ("order", 0, np.arange(4))))
+    assert masked_model(model, found, select(found, g=[0])).order.tolist() == [1, 2, 3, 4]
+
+
+def test_forward_only_compares_identities(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    watch = SparseGuard.watch
+
+    def counting(self: SparseGuard, module: nn.Module) -> None:
+        seen.append(1)
+        watch(self, module)
+
+    monkeypatch.setattr(SparseGuard, "watch", counting)
+    sparse, _, _ = sparse_net()
+    for _ in range(3):
+        sparse(image())
+    assert len(seen) == 1

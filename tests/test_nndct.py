@@ -1,0 +1,79 @@
+"""Programs written for the Vitis AI Optimizer find the names and signatures they use."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import pytorch_nndct
+from channelwise.errors import InvalidArgumentError
+from tests.methods.small import INPUTS, closeness, net
+
+
+def test_importing_does_not_load_torch() -> None:
+    code = "import sys, pytorch_nndct, channelwise; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_exported_names_exist() -> None:
+    assert sorted(pytorch_nndct.__all__) == sorted(dir(pytorch_nndct))
+    for name in pytorch_nndct.__all__:
+        assert callable(getattr(pytorch_nndct, name))
+
+
+def test_names_that_do_not_exist_yet_are_not_offered() -> None:
+    with pytest.raises(ImportError):
+        from pytorch_nndct import OFAPruner  # noqa: F401
+    assert not hasattr(pytorch_nndct, "OneStepPruningRunner")
+
+
+def positional(function: object) -> dict[str, object]:
+    parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+    return {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"}
+
+
+def test_arguments_have_the_original_names_order_and_defaults() -> None:
+    empty = inspect.Parameter.empty
+    runner = pytorch_nndct.IterativePruningRunner
+    assert positional(pytorch_nndct.get_pruning_runner) == {"model": empty, "inputs": empty, "method": empty}
+    assert positional(runner) == {"model": empty, "inputs": empty}
+    assert list(positional(runner.ana).items()) == [
+        ("eval_fn", empty),
+        ("args", ()),
+        ("gpus", None),
+        ("excludes", None),
+        ("forced", False),
+        ("with_group_conv", False),
+    ]
+    assert list(positional(runner.prune).items()) == [
+        ("removal_ratio", None),
+        ("threshold", None),
+        ("spec_path", None),
+        ("excludes", None),
+        ("mode", "sparse"),
+        ("pruning_info_path", None),
+        ("channel_divisible", 2),
+    ]
+
+
+def test_a_users_program_runs_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner = pytorch_nndct.get_pruning_runner(net(), INPUTS, "iterative")
+    runner.ana(lambda model, scale: scale * closeness(model), (2,), ["0"] if not torch.cuda.is_available() else None)
+    sparse = runner.prune(removal_ratio=0.3)
+    torch.save(sparse.state_dict(), "sparse.pth")
+    model = net()
+    model.load_state_dict(torch.load("sparse.pth"))
+    slim = pytorch_nndct.IterativePruningRunner(model, (INPUTS,)).prune(0.5, mode="slim")
+    assert slim.first.out_channels <= 8
+    assert sorted(p.name for p in Path(".vai").iterdir()) == ["Net.sens", "Net_ratio_0.3.spec", "Net_ratio_0.5.spec"]
+
+
+def test_one_step_is_said_to_be_planned() -> None:
+    with pytest.raises(InvalidArgumentError, match="'one_step' is planned"):
+        pytorch_nndct.get_pruning_runner(net(), INPUTS, "one_step")
