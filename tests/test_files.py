@@ -168,7 +168,7 @@ def test_lock_of_an_earlier_process_with_the_same_pid_is_taken_over(tmp_path: Pa
 
 def test_lock_of_another_machine_is_respected(tmp_path: Path) -> None:
     lock = hold(tmp_path, host=f"not-{socket.gethostname()}", pid=2**22 + 1)
-    with pytest.raises(ResultsFileError, match="delete a.lock"), locked(tmp_path / "a"):
+    with pytest.raises(ResultsFileError, match=r"delete a\.lock"), locked(tmp_path / "a"):
         pass
     assert lock.exists()
 

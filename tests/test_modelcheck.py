@@ -119,7 +119,9 @@ def test_what_holds_no_tensor_is_refused(inputs: Any, message: str) -> None:
 
 
 def test_type_mismatch_names_both_types() -> None:
-    with pytest.raises(InvalidArgumentError, match=r"inputs are torch.float64 and the model is torch.float32 \(0.weight\)"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"inputs are torch.float64 and the model is torch.float32 \(0.weight\)"
+    ):
         check_model(network(), X.double())
 
 

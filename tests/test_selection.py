@@ -69,11 +69,10 @@ def test_excludes_may_be_modules_of_a_given_model():
     assert counts["net.0.conv"] == 16
 
 
-def test_rules_reach_the_solver():
-    counts = select(NET, TENSORS, macs=0.65, channel_divisible=8, min_channels=16, limits={"net.1.conv": 0.3}).counts()
-    assert counts["net.0.conv"] == 16
-    assert counts["net.1.conv"] in (24, 32)
-    assert counts["net.2.conv"] in (16, 24)
+@pytest.mark.parametrize("target", [{"sparsity": 0.9}, {"macs": 0.615}])
+def test_divisor_minimum_width_and_limits_hold_for_every_kind_of_target(target):
+    counts = select(NET, TENSORS, channel_divisible=8, min_channels=16, limits={"net.1.conv": 0.3}, **target).counts()
+    assert counts == {"net.0.conv": 16, "net.1.conv": 24, "net.2.conv": 16}
 
 
 def test_no_group_is_ever_emptied():

@@ -96,8 +96,9 @@ class Journal:
     """Records of any JSON-able kind, one a line; an append is with the operating system when it returns.
 
     So it outlives the death of this process at any point. It is forced to the disk, which takes milliseconds, once a
-    second: so much may be lost when the power fails. Every line ends in a checksum of itself, so that an edited or damaged line is found and named. A last line
-    without line end is what a kill in the middle of an append leaves: it is dropped, and cut off by the next append.
+    second: so much may be lost when the power fails. Every line ends in a checksum of itself, so that an edited or
+    damaged line is found and named. A last line without line end is what a kill in the middle of an append leaves:
+    it is dropped, and cut off by the next append.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -81,8 +81,8 @@ def test_other_errors_do_not_move_the_model() -> None:
     [
         "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!",
         "Input type (torch.cuda.FloatTensor) and weight type (torch.FloatTensor) should be the same",
-        "Input type (torch.FloatTensor) and weight type (torch.cuda.FloatTensor) should be the same or input should be a "
-        "MKLDNN tensor and weight is a dense tensor",
+        "Input type (torch.FloatTensor) and weight type (torch.cuda.FloatTensor) should be the same or input should be "
+        "a MKLDNN tensor and weight is a dense tensor",
     ],
 )
 def test_pytorchs_device_complaints_are_known(text: str) -> None:

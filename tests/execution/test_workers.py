@@ -90,7 +90,7 @@ def test_users_error_comes_back_chained_with_the_workers_traceback(pool: WorkerP
 
 @forks
 def test_bad_score_is_reported_like_in_process(pool: WorkerPool) -> None:
-    with pytest.raises(EvaluationError, match="^Evaluating task 0: eval_fn returned None$"):
+    with pytest.raises(EvaluationError, match=r"^Evaluating task 0: eval_fn returned None$"):
         list(pool.run(tasks("score")))
 
 
@@ -138,7 +138,7 @@ def test_spawned_workers_share_the_cores(caplog: pytest.LogCaptureFixture) -> No
 def test_worker_that_ends_before_it_is_ready_hints_at_the_main_guard() -> None:
     pool = WorkerPool(DiesUnpacking(), TWO[:1])
     try:
-        with pytest.raises(EvaluationError, match="exit code 3.*__main__"):
+        with pytest.raises(EvaluationError, match=r"exit code 3.*__main__"):
             list(pool.run(tasks(1)))
     finally:
         pool.close()
@@ -158,7 +158,9 @@ os.kill(os.getpid(), 9)
 
 @forks
 def test_workers_do_not_outlive_a_killed_parent() -> None:
-    parent = subprocess.run([sys.executable, "-c", ORPHANS], capture_output=True, text=True, check=False, env=environment())
+    parent = subprocess.run(
+        [sys.executable, "-c", ORPHANS], capture_output=True, text=True, check=False, env=environment()
+    )
     pids = [int(pid) for pid in parent.stdout.split()]
     assert len(pids) == 2, parent.stderr
     deadline = time.monotonic() + 20

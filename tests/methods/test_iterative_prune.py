@@ -112,13 +112,15 @@ def test_threshold_bounds_the_loss_of_every_group(folder: Path) -> None:
     made.ana(lambda model: 1.0 - 0.1 * (model.layers[0].out_channels < 40) - 0.9 * (model.layers[3].out_channels < 64))
     slim = made.prune(threshold=0.05, mode="slim", channel_divisible=1)
     assert 40 <= slim.layers[0].out_channels < 48
-    assert 61 <= slim.layers[3].out_channels
+    assert slim.layers[3].out_channels >= 61
     assert slim.layers[6].out_channels <= 4
 
 
 def test_threshold_that_allows_nothing_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = IterativePruningRunner(net(), INPUTS, folder=folder, quiet=True)
-    made.ana(lambda model: 1.0 - (sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in net().parameters())))
+    made.ana(
+        lambda model: 1.0 - (sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in net().parameters()))
+    )
     made.prune(threshold=1e-6)
     assert "Nothing is removed" in caplog.text
 
@@ -171,7 +173,9 @@ def test_ratio_smaller_than_what_is_removed_already_is_unreachable(
 
 
 def test_unreachable_ratio_states_the_range(runner: IterativePruningRunner) -> None:
-    with pytest.raises(UnreachableTargetError, match=r"removal_ratio=0.9 cannot be reached.*between 0\.000 and 0\.\d+ of"):
+    with pytest.raises(
+        UnreachableTargetError, match=r"removal_ratio=0.9 cannot be reached.*between 0\.000 and 0\.\d+ of"
+    ):
         runner.prune(0.9, excludes=["layers.3"])
 
 
@@ -243,7 +247,7 @@ def test_spec_with_sparsities_alone_has_channels_chosen(runner: IterativePruning
         ({"groups": {"nowhere": {"sparsity": 0.5}}}, "no group 'nowhere'"),
         ({"groups": {"layers.0": {"sparsity": 1.5}}}, r"1\.5 of group 'layers\.0' is not in \[0, 1\)"),
         ({"groups": {"layers.0": {"sparsity": 0.25, "kept": [0, 1]}}}, "keeps 2 of 48"),
-        ({"groups": {"layers.6": {"sparsity": 0.9375, "kept": [1, 0]}}}, "ascending"),
+        ({"groups": {"layers.6": {"sparsity": 0.9375, "kept": [1, 0]}}}, "ascend"),
         ({"groups": {"layers.6": {"sparsity": 0.9375, "kept": [1, 99]}}}, "99"),
         ({"groups": 3}, "groups"),
     ],
@@ -355,7 +359,7 @@ def test_bad_arguments_are_refused_with_what_would_be_right(
 
 
 def test_search_names_the_runner_that_has_it(runner: IterativePruningRunner) -> None:
-    with pytest.raises(InvalidArgumentError, match="OneStepPruningRunner.*planned"):
+    with pytest.raises(InvalidArgumentError, match=r"OneStepPruningRunner.*planned"):
         runner.search(gpus=["0"], eval_fn=wide_closeness)
 
 

@@ -49,7 +49,9 @@ def test_what_was_appended_is_loaded(file: SensitivityFile) -> None:
     assert (loaded.baseline, loaded.scores, loaded.plan) == (0.9, {"first": {4: 0.8}}, PLAN)
 
 
-def test_only_missing_counts_of_groups_that_are_not_excluded_remain(file: SensitivityFile, structure: Structure) -> None:
+def test_only_missing_counts_of_groups_that_are_not_excluded_remain(
+    file: SensitivityFile, structure: Structure
+) -> None:
     loaded = file.load()
     assert loaded is not None
     assert loaded.missing(structure, ["second"]) == {
@@ -91,7 +93,7 @@ def test_file_of_another_network_is_refused_with_the_ways_out(file: SensitivityF
 
 def test_newer_format_is_refused(path: Path, structure: Structure) -> None:
     Journal(path).create({"format": "channelwise-sensitivity", "version": 99})
-    with pytest.raises(ResultsFileError, match="format version 99.*Update"):
+    with pytest.raises(ResultsFileError, match=r"format version 99.*Update"):
         SensitivityFile(path, "Net", structure).load()
 
 

@@ -190,9 +190,11 @@ class _Layout:
         channels = self.slot_comp[table[:, 0]]
         axes = self.slot_axis[table[0]]
         slots = []
-        for axis in dict.fromkeys(axes.tolist()):
+        starts = np.flatnonzero(np.r_[True, axes[1:] != axes[:-1]])
+        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), axes.size], strict=True):
+            axis = int(axes[start])
             tensor, dim = self.axes[axis]
-            slots.append(Slots(tensor, dim, self.slot_index[table[:, axes == axis]], self.axis_role[axis]))
+            slots.append(Slots(tensor, dim, self.slot_index[table[:, start:end]], self.axis_role[axis]))
         part = part_id[channels]
         parts = None
         if (part >= 0).all():
@@ -210,7 +212,7 @@ class _Layout:
         return Group(name, len(channels), tuple(slots), parts, not why, str(why[0]) if why else "")
 
     def _only_one(self, channel: int) -> None:
-        self.extra_reasons[int(channel)] = Reason("single", "", "the only channel of its kind, and one must stay")
+        self.extra_reasons[int(channel)] = Reason("single", "", "no other channel has its slots in the same places, and one must stay")
 
     def _inexact(self) -> dict[int, Reason]:
         found: dict[int, Reason] = {}

@@ -108,6 +108,9 @@ def _blocks(modules: Mapping[str, nn.Module], name: str, tensor: torch.Tensor) -
     return module.groups if tensor.shape[1] > 1 and module.groups < module.in_channels else 1
 
 
+_FACTORIES = {getattr(torch.ops.aten, n) for n in ("zeros", "ones", "full", "empty", "rand", "randn")}
+
+
 class LabelMode(TorchDispatchMode):
     """Runs every operator as it is and lets its rule carry the labels on."""
 
@@ -123,8 +126,8 @@ class LabelMode(TorchDispatchMode):
             return self._follow(func, args, kwargs or {})
 
     def _follow(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        rule, elementwise = _lookup(func)
-        if rule is None and not elementwise:
+        rule, elementwise, composite = _lookup(func)
+        if composite:
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
@@ -173,12 +176,13 @@ class LabelMode(TorchDispatchMode):
 
 
 @lru_cache(maxsize=None)
-def _lookup(func: Any) -> tuple[Any, bool]:
+def _lookup(func: Any) -> tuple[Any, bool, bool]:
+    """The rule of an operator; without one, whether it is element-wise, else whether it may be made of simpler ones."""
     rule = rules.find(func)
-    return rule, rule is None and is_pointwise(func)
+    elementwise = rule is None and is_pointwise(func)
+    factory = func.overloadpacket in _FACTORIES
+    return rule, elementwise, rule is None and not elementwise and not factory
 
-
-_FACTORIES = {getattr(torch.ops.aten, n) for n in ("zeros", "ones", "full", "empty", "rand", "randn")}
 
 _HEAVY = {
     torch.ops.aten.convolution.default,
@@ -223,7 +227,6 @@ _LEAVING = {
     torch.Tensor.tolist,
     torch.Tensor.__dlpack__,
     torch.Tensor.data_ptr,
-    torch.Tensor.untyped_storage,
 }
 """Methods by which values leave torch, where no label can follow them."""
 
@@ -260,7 +263,7 @@ class ModuleTracker:
         self.deepest = ""
         self.names = {id(m): n for n, m in model.named_modules()}
         self.handles = []
-        for module in model.modules():
+        for module in list(model.modules()):
             self.handles.append(module.register_forward_pre_hook(self._enter, prepend=True))
             self.handles.append(module.register_forward_hook(self._leave, always_call=True))
 

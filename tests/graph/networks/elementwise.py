@@ -91,7 +91,7 @@ def copied_by_channels(x: Tensor) -> Tensor:
     return out
 
 
-add("in_place_views", "elementwise", lambda: Between(in_place))
+add("in_place_views", "elementwise", lambda: Between(in_place), trains=False)
 add("buffer_filled_by_rows", "elementwise", lambda: Between(filled))
 add("buffer_filled_by_channels", "elementwise", lambda: Between(copied_by_channels, after=16), either=("first",))
 
