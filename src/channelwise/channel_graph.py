@@ -58,7 +58,7 @@ class ChannelGraph:
         return cost.params(self.structure, self._counts(selection))
 
     def select(self, **target: Any) -> Selection:
-        """Choose channels: ``macs=`` or ``params=`` (share kept) or ``sparsity=`` (share removed, one number or by group).
+        """Choose channels by ``macs=`` or ``params=`` (share kept) or ``sparsity=`` (share removed, for all or by group).
 
         Takes the keyword arguments of `channelwise.selection.select`: ``ranking``, ``channel_divisible``,
         ``min_channels``, ``excludes``, ``limits``, and raises what that raises.
@@ -85,7 +85,9 @@ class ChannelGraph:
 
     def __repr__(self) -> str:
         name = type(self.model).__name__
-        return f"<ChannelGraph of {name}: {len(self.groups)} groups, {self.macs():.4g} MACs, {self.params():,} parameters>"
+        return (
+            f"<ChannelGraph of {name}: {len(self.groups)} groups, {self.macs():.4g} MACs, {self.params():,} parameters>"
+        )
 
 
 def trace(
@@ -160,7 +162,9 @@ def _exclude(recorded: Trace, excludes: Any, model: nn.Module) -> None:
         return
     structure = build(recorded)
     for name in match_excludes(structure, excludes, model):
-        recorded.space.freeze(group_labels(recorded, structure.group(name)), Reason("excluded", "", "excluded by the user"))
+        recorded.space.freeze(
+            group_labels(recorded, structure.group(name)), Reason("excluded", "", "excluded by the user")
+        )
 
 
 def _arguments(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:

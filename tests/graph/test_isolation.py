@@ -332,8 +332,8 @@ def test_inputs_may_be_keyword_arguments() -> None:
         (torch.randn(2, 4, 8, 8), "channels"),
         (torch.randn(2, 3, 8, 8).double(), "dtype|type"),
         ((image(), image()), "argument"),
-        (None, ""),
-        ("image.png", ""),
+        (None, "tensor"),
+        ("image.png", "tensor"),
     ],
     ids=["shape", "dtype", "too many", "none", "string"],
 )

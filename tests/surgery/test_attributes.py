@@ -184,7 +184,7 @@ def test_computed_weights_are_found_where_they_are_stored(wrapped: Any) -> None:
     assert (slim[1].in_features, slim[1].out_features) == (3, 5)
     assert slim[1].weight.shape == (5, 3)
     assert slim(torch.randn(2, 3)).shape == (2, 5)
-    assert slim.training
+    assert all(m.training for m in slim.modules())
 
 
 def test_pruned_weights_of_torch_are_refreshed() -> None:

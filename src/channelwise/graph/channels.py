@@ -46,17 +46,18 @@ def build(trace: Trace, banned: Sequence[tuple[np.ndarray, Reason]] = ()) -> Str
     groups, group_of = layout.groups(parts)
     sizes = _Sizes(layout.comp, group_of, groups)
     tensor_sizes = {}
-    for name, labels in trace.tensors.items():
-        info = labels.info
-        tensor_sizes[name] = tuple(
-            Size(info.shape[a]) if axis is None else sizes.of(axis, info.shape[a]) for a, axis in enumerate(labels.axes)
-        )
+    for name, tensor in trace.tensors.items():
+        tensor_sizes[name] = tuple(sizes.of(axis, n) for axis, n in zip(tensor.axes, tensor.info.shape, strict=True))
     macs = tuple(
-        MacTerm(m.module, m.operation, m.scale / max(trace.batch, 1), tuple(sizes.of(labels, n) for labels, n in m.factors))
+        MacTerm(
+            m.module, m.operation, m.scale / max(trace.batch, 1), tuple(sizes.of(labels, n) for labels, n in m.factors)
+        )
         for m in trace.macs
     )
     modules = {
-        name: ModuleSizes(*(None if s is None else tuple(sizes.of(labels, n) for labels, n in s) for s in (call.input, call.output)))
+        name: ModuleSizes(
+            *(None if s is None else tuple(sizes.of(labels, n) for labels, n in s) for s in (call.input, call.output))
+        )
         for name, call in trace.calls.items()
     }
     return Structure(
@@ -120,14 +121,14 @@ class _Layout:
         space = trace.space
         self.axes: list[tuple[str, int]] = []
         slots, axis_of, index = [], [], []
-        for name, labels in trace.tensors.items():
-            for axis, axis_labels in enumerate(labels.axes):
+        for tensor, its in trace.tensors.items():
+            for axis, axis_labels in enumerate(its.axes):
                 if axis_labels is None:
                     continue
                 slots.append(axis_labels)
                 axis_of.append(np.full(axis_labels.size, len(self.axes)))
                 index.append(np.arange(axis_labels.size))
-                self.axes.append((name, axis))
+                self.axes.append((tensor, axis))
         empty = np.zeros(0, np.int64)
         self.slot_comp = comp[np.concatenate(slots)] if slots else empty
         self.slot_axis = np.concatenate(axis_of) if slots else empty
@@ -137,8 +138,8 @@ class _Layout:
         if space.reasons:
             self.frozen_comp[comp[list(space.reasons)]] = True
         role = np.zeros(space.count, np.int8)
-        for labels, name in space.roles:
-            role[labels] = _ROLES.index(name)
+        for marked, name in space.roles:
+            role[marked] = _ROLES.index(name)
         self.axis_role = [_ROLES[int(role[labels].max())] for labels in slots]
         self.extra_reasons: dict[int, Reason] = {}
         marks = np.random.default_rng(0).integers(1, 2**62, size=len(self.axes), dtype=np.uint64)
@@ -151,7 +152,10 @@ class _Layout:
     def is_whole_group(self, channels: np.ndarray) -> bool:
         """Whether these are all the channels that have their slots in the same places."""
         one = self.signature[channels.flat[0]]
-        return bool((self.signature[channels] == one).all()) and int((self.free & (self.signature == one)).sum()) == channels.size
+        return (
+            bool((self.signature[channels] == one).all())
+            and int((self.free & (self.signature == one)).sum()) == channels.size
+        )
 
     def groups(self, parts: Sequence[EqualParts]) -> tuple[tuple[Group, ...], np.ndarray]:
         """The groups, and the group index of every channel (-1: none)."""
@@ -161,7 +165,9 @@ class _Layout:
                 part_id[members] = part
         order = np.lexsort((self.slot_index, self.slot_axis, self.slot_comp))
         order = order[self.free[self.slot_comp[order]]]
-        starts = np.flatnonzero(np.r_[True, np.diff(self.slot_comp[order]) != 0]) if order.size else np.zeros(0, np.int64)
+        starts = (
+            np.flatnonzero(np.r_[True, np.diff(self.slot_comp[order]) != 0]) if order.size else np.zeros(0, np.int64)
+        )
         ends = np.r_[starts[1:], order.size]
         by_signature: dict[int, list[int]] = defaultdict(list)
         first_slot = order[starts] if order.size else order
@@ -212,7 +218,9 @@ class _Layout:
         return Group(name, len(channels), tuple(slots), parts, not why, str(why[0]) if why else "")
 
     def _only_one(self, channel: int) -> None:
-        self.extra_reasons[int(channel)] = Reason("single", "", "no other channel has its slots in the same places, and one must stay")
+        self.extra_reasons[int(channel)] = Reason(
+            "single", "", "no other channel has its slots in the same places, and one must stay"
+        )
 
     def _inexact(self) -> dict[int, Reason]:
         found: dict[int, Reason] = {}
@@ -234,7 +242,9 @@ class _Layout:
         table: dict[tuple[int, tuple[Reason, ...]], list[int]] = defaultdict(list)
         cache = {c: tuple(r) for c, r in reasons.items()}
         for slot in order.tolist():
-            table[(int(self.slot_axis[slot]), cache.get(int(self.slot_comp[slot]), ()))].append(int(self.slot_index[slot]))
+            table[(int(self.slot_axis[slot]), cache.get(int(self.slot_comp[slot]), ()))].append(
+                int(self.slot_index[slot])
+            )
         for (axis, why), index in table.items():
             tensor, dim = self.axes[axis]
             found.append(Frozen(tensor, dim, np.array(index), self.axis_role[axis], why))
@@ -261,7 +271,9 @@ class _Sizes:
         per_block = n / labels.size
         member = self.group_of_label[labels]
         counts = np.bincount(member[member >= 0], minlength=len(self.groups))
-        terms = tuple((self.groups[g].name, counts[g] / self.groups[g].size * per_block) for g in np.flatnonzero(counts))
+        terms = tuple(
+            (self.groups[g].name, counts[g] / self.groups[g].size * per_block) for g in np.flatnonzero(counts).tolist()
+        )
         size = Size(int((member < 0).sum()) * per_block, terms)
         self.cache[key] = (labels, size)
         return size

@@ -104,11 +104,17 @@ class TraceContext:
 
     def map_on(self, tensor: torch.Tensor, axis: int) -> LabelMap | None:
         """The map along ``axis`` (several are joined first), or None."""
-        axis %= max(tensor.ndim, 1)
-        found = [m for m in self.maps(tensor) if m.axis == axis]
-        for other in found[1:]:
-            self.space.join(found[0].labels, other.labels)
-        return found[0] if found else None
+        if axis < 0:
+            axis %= max(tensor.ndim, 1)
+        first = None
+        for m in self.maps(tensor):
+            if m.axis != axis:
+                continue
+            if first is None:
+                first = m
+            else:
+                self.space.join(first.labels, m.labels)
+        return first
 
     def labels_on(self, tensor: torch.Tensor, axis: int) -> np.ndarray | None:
         """Labels (n,) along ``axis``, columns of all blocks tied where they differ; None if there are none."""
@@ -188,10 +194,20 @@ def _block_representatives(found: LabelMap) -> np.ndarray:
 
 def tensors_in(values: Any) -> list[torch.Tensor]:
     """All tensors in nested lists, tuples and dicts of arguments."""
+    found: list[torch.Tensor] = []
+    _collect(values, found)
+    return found
+
+
+def _collect(values: Any, found: list[torch.Tensor]) -> None:
     if isinstance(values, torch.Tensor):
-        return [values]
-    if isinstance(values, (list, tuple)):
-        return [t for v in values for t in tensors_in(v)]
-    if isinstance(values, dict):
-        return [t for v in values.values() for t in tensors_in(v)]
-    return []
+        found.append(values)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                found.append(value)
+            elif isinstance(value, (list, tuple, dict)):
+                _collect(value, found)
+    elif isinstance(values, dict):
+        for value in values.values():
+            _collect(value, found)

@@ -162,7 +162,11 @@ class Structure:
         plain = {
             "tensors": [[t.name, list(t.shape), t.blocks] for t in self.tensors.values()],
             "groups": [
-                [g.name, g.size, [[s.tensor, s.axis, hashlib.sha256(s.index.astype("<i8").tobytes()).hexdigest()] for s in g.slots]]
+                [
+                    g.name,
+                    g.size,
+                    [[s.tensor, s.axis, hashlib.sha256(s.index.astype("<i8").tobytes()).hexdigest()] for s in g.slots],
+                ]
                 for g in self.groups
             ],
         }

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -159,7 +159,8 @@ class LabelMode(TorchDispatchMode):
                     pointwise(ctx, out, func, args, kwargs)
             elif tensors_in(out):
                 ctx.freeze_all(known, f"no rule for {func}")
-        except Exception as error:  # noqa: BLE001 - a rule that cannot follow an operation must not stop the user
+        except Exception as error:
+            # A rule that cannot follow an operation must not stop the user.
             logger.warning("the rule for %s failed in %s: %r; its channels stay", func, ctx.module, error)
             ctx.freeze_all(known, f"the rule for {func} failed: {type(error).__name__}")
             for tensor in tensors_in(out):
@@ -175,7 +176,7 @@ class LabelMode(TorchDispatchMode):
                 raise WritesParameters
 
 
-@lru_cache(maxsize=None)
+@cache
 def _lookup(func: Any) -> tuple[Any, bool, bool]:
     """The rule of an operator; without one, whether it is element-wise, else whether it may be made of simpler ones."""
     rule = rules.find(func)
@@ -323,12 +324,12 @@ def run_labelled(
     for tensor in tensors_in(list(args)) + tensors_in(dict(kwargs)):
         ctx.set(tensor, ())
     tracker = ModuleTracker(model, ctx, trace.calls if record else None)
-    labels = LabelMode(ctx, model.parameters() if protect else (), outline)
+    mode = LabelMode(ctx, model.parameters() if protect else (), outline)
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(FunctionWatch(ctx))
-            stack.enter_context(labels)
+            stack.enter_context(mode)
             output = model(*args, **kwargs)
     except Exception as error:
         error._channelwise_module = tracker.deepest  # type: ignore[attr-defined]
@@ -355,7 +356,9 @@ def output_tensors(output: Any) -> list[torch.Tensor]:
     return []
 
 
-def _train_pass(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], trace: Trace, shared: bool) -> set[int]:
+def _train_pass(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], trace: Trace, shared: bool
+) -> set[int]:
     """Follow the training path: first with outlined values, then for real, last with the batch doubled if it is 1."""
     space = trace.space
     records: tuple[list[Any], ...] = (space.pairs, space.inexact, space.parts, space.questions, space.roles)
@@ -366,12 +369,17 @@ def _train_pass(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
     error: Exception | None = None
     for some_args, some_kwargs, outline in attempts:
         try:
-            return run_labelled(model, some_args, some_kwargs, trace, record=False, protect=shared, outline=outline)[0].touched
-        except Exception as failure:  # noqa: BLE001 - whatever the user's training path raises, it is skipped and said so
+            return run_labelled(model, some_args, some_kwargs, trace, record=False, protect=shared, outline=outline)[
+                0
+            ].touched
+        except Exception as failure:
+            # Whatever the user's training path raises, it is skipped and said so.
             error = error or failure
             for recorded, length in zip(records, marks, strict=True):
                 del recorded[length:]
-    trace.notes.append(f"the training path was skipped, as it does not run on the inputs alone: {type(error).__name__}: {error}")
+    trace.notes.append(
+        f"the training path was skipped, as it does not run on the inputs alone: {type(error).__name__}: {error}"
+    )
     logger.info("%s", trace.notes[-1])
     return set()
 

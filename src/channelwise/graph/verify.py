@@ -85,7 +85,8 @@ class Verifier:
             model = self.slim(structure, kept)
             context, output = run_labelled(model, self.args, self.kwargs, second, record=False, freeze_outputs=False)
             module = context.module
-        except Exception as error:  # noqa: BLE001 - whatever the user's code raises with fewer channels, it does not adapt
+        except Exception as error:
+            # Whatever the user's code raises with fewer channels: it does not adapt.
             module = getattr(error, "_channelwise_module", "")
             text = f"with fewer channels the model's code raises {type(error).__name__}: {_first_line(error)}"
             return _Failure(text, frozenset(_asked_in(self.trace, structure, module))), []
@@ -116,7 +117,9 @@ class Verifier:
 
     def _ban(self, structure: Structure, name: str, question: Question, text: str) -> tuple[np.ndarray, Reason]:
         asked = question.reason
-        return group_labels(self.trace, structure.group(name)), Reason(asked.operation, asked.module, f"{asked.text}, and {text}")
+        return group_labels(self.trace, structure.group(name)), Reason(
+            asked.operation, asked.module, f"{asked.text}, and {text}"
+        )
 
 
 def _asked(trace: Trace, structure: Structure) -> dict[str, Question]:
@@ -189,7 +192,9 @@ def _slim_labels(trace: Trace, structure: Structure, kept: Kept, channel: np.nda
                 shape[number] = mine.size // (labels.info.blocks if number == 1 else 1)
             axes.append(mine if shape[number] > 1 else None)
         info = labels.info
-        found[name] = TensorLabels(type(info)(name, tuple(shape), info.is_parameter, info.module, info.blocks), tuple(axes))
+        found[name] = TensorLabels(
+            type(info)(name, tuple(shape), info.is_parameter, info.module, info.blocks), tuple(axes)
+        )
     return found
 
 

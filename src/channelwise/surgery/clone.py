@@ -27,20 +27,13 @@ class Companion:
 class _DetachedCopies(TorchFunctionMode):
     """Lets ``copy.deepcopy`` meet any tensor: activations are cut from their graph, gradients left behind."""
 
-    def __init__(self, memo: dict[int, Any]) -> None:
-        super().__init__()
-        self.memo = memo
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.__deepcopy__:
             tensor = args[0]
-            if id(tensor) in self.memo:
-                return self.memo[id(tensor)]
             if not tensor.is_leaf or tensor.grad is not None:
                 twin = tensor.detach().clone()
                 if tensor.is_leaf:
                     twin.requires_grad_(tensor.requires_grad)
-                self.memo[id(tensor)] = twin
                 return twin
         return func(*args, **(kwargs or {}))
 
@@ -64,7 +57,7 @@ def clone_module(model: nn.Module, replace: Mapping[int, torch.Tensor]) -> nn.Mo
                 memo[id(tensor)] = like_parameter(tensor, tensor.detach().clone())
         _copy_plain_buffers(model, memo)
         try:
-            with _DetachedCopies(memo):
+            with _DetachedCopies():
                 clone = copy.deepcopy(model, memo)
         except (MemoryError, torch.OutOfMemoryError):
             raise

@@ -269,10 +269,6 @@ def _dims_by_stride(tensor: torch.Tensor) -> list[int]:
     dims = list(range(tensor.dim()))
     if tensor.is_contiguous() and tensor.stride() == _row_major(tensor.shape):
         return dims
-    if tensor.dim() in (4, 5):
-        last = [0, *dims[2:], 1]
-        if tensor.permute(last).is_contiguous():
-            return last
     return sorted(dims, key=lambda d: tensor.stride(d), reverse=True)
 
 

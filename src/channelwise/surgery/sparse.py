@@ -85,9 +85,6 @@ def _masked(model: nn.Module, cuts: Cuts, masks: Masks) -> nn.Module:
 class _ZeroGradient:
     """Tensor hook that zeroes the gradient of removed slots. It fills instead of multiplying: AMP overflows are inf."""
 
-    # Pickling a tensor with hooks warns unless they say this; the guard registers them anew after unpickling.
-    __torch_unserializable__ = True
-
     def __init__(self, mask: torch.Tensor) -> None:
         self.mask = mask
 

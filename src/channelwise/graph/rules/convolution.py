@@ -18,7 +18,11 @@ aten = torch.ops.aten
 _FIXED = "convolved with a tensor of fixed size, such as the network's input"
 
 
-@rule(*operators(aten, "convolution", "_convolution", "cudnn_convolution", "convolution_overrideable", "mkldnn_convolution"))
+@rule(
+    *operators(
+        aten, "convolution", "_convolution", "cudnn_convolution", "convolution_overrideable", "mkldnn_convolution"
+    )
+)
 def convolution(
     ctx: TraceContext,
     out: torch.Tensor,
@@ -107,7 +111,9 @@ def _depthwise(ctx: TraceContext, x: torch.Tensor, weight: torch.Tensor, transpo
     return LabelMap(labels, 0, inputs.zero or rows.zero)
 
 
-def _grouped(ctx: TraceContext, x: torch.Tensor, weight: torch.Tensor, transposed: bool, groups: int) -> LabelMap | None:
+def _grouped(
+    ctx: TraceContext, x: torch.Tensor, weight: torch.Tensor, transposed: bool, groups: int
+) -> LabelMap | None:
     """Every one of the ``groups`` parts keeps equally many inputs and equally many outputs, of its own choice."""
     inputs = _flat(ctx, x, 1)
     rows, columns = _flat(ctx, weight, 0), ctx.map_on(weight, 1)
@@ -117,7 +123,9 @@ def _grouped(ctx: TraceContext, x: torch.Tensor, weight: torch.Tensor, transpose
         if m is not None:
             ctx.space.require_equal_parts(m.labels.reshape(groups, -1), ctx.because("parts of a grouped convolution"))
     if per_block is not None:
-        ctx.space.require_equal_parts(per_block.labels.reshape(groups, -1), ctx.because("parts of a grouped convolution"))
+        ctx.space.require_equal_parts(
+            per_block.labels.reshape(groups, -1), ctx.because("parts of a grouped convolution")
+        )
     reads_one = (x.shape[1] // groups) == 1
     if inputs is None and read is not None:
         ctx.freeze(read.labels, _FIXED)
@@ -129,12 +137,16 @@ def _grouped(ctx: TraceContext, x: torch.Tensor, weight: torch.Tensor, transpose
     return produced
 
 
-def _columns_of_blocks(ctx: TraceContext, columns: LabelMap | None, weight: torch.Tensor, groups: int) -> LabelMap | None:
+def _columns_of_blocks(
+    ctx: TraceContext, columns: LabelMap | None, weight: torch.Tensor, groups: int
+) -> LabelMap | None:
     """Labels (g·n,) of the n columns of each block of rows."""
     if columns is None:
         return None
     n = weight.shape[1]
-    labels = np.broadcast_to(columns.labels, (weight.shape[0], n, *columns.labels.shape[2:])).reshape(weight.shape[0], n, -1)[..., 0]
+    labels = np.broadcast_to(columns.labels, (weight.shape[0], n, *columns.labels.shape[2:])).reshape(
+        weight.shape[0], n, -1
+    )[..., 0]
     if columns.uniform:
         return LabelMap(np.tile(columns.flat, groups), 0, columns.zero)
     per_block = labels.reshape(groups, -1, n)

@@ -22,7 +22,10 @@ def _product(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Ten
     for m, axis in ((left, a.ndim - 1), (right, b.ndim - 2)):
         if m is not None and not m.uniform:
             ctx.labels_on(a if m is left else b, axis)
-    flat = [None if m is None else LabelMap(m.labels.max(axis=_others(m), keepdims=False).reshape(-1), 0, m.zero) for m in (left, right)]
+    flat = [
+        None if m is None else LabelMap(m.labels.max(axis=_others(m), keepdims=False).reshape(-1), 0, m.zero)
+        for m in (left, right)
+    ]
     ctx.contract(flat[0], flat[1], _FIXED)
     maps: list[LabelMap] = []
     for tensor, axis, place in ((a, a.ndim - 2, out.ndim - 2), (b, b.ndim - 1, out.ndim - 1)):
@@ -69,7 +72,13 @@ def bmm(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, 
 
 @rule(*operators(aten, "addmm", "baddbmm"))
 def addmm(
-    ctx: TraceContext, out: torch.Tensor, bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any
+    ctx: TraceContext,
+    out: torch.Tensor,
+    bias: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    *args: Any,
+    **kwargs: Any,
 ) -> None:
     """bias + a @ b."""
     (mm if out.ndim == 2 else bmm)(ctx, out, a, b)
@@ -112,7 +121,9 @@ def _flat(ctx: TraceContext, tensor: torch.Tensor, axis: int) -> LabelMap | None
         "_scaled_dot_product_fused_attention_overrideable",
     )
 )
-def attention(ctx: TraceContext, out: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+def attention(
+    ctx: TraceContext, out: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+) -> None:
     """softmax(q kᵀ / √E) v on (B, heads, L, E): heads and their widths are constants of the user's code."""
     ctx.freeze_all([query, key, value, *tensors_in(args), *tensors_in(kwargs)], "attention heads have a fixed width")
     ctx.count_macs(1, [(query, 0), (query, 1), (query, 2), (key, 2), (key, 3)])

@@ -19,7 +19,11 @@ _FIXED = "normalised by a tensor of fixed size"
 
 
 def _join_per_channel(
-    ctx: TraceContext, m: LabelMap, tensors: Sequence[torch.Tensor | None], axis: int = 0, roles: Sequence[Role] = ("scale", "shift")
+    ctx: TraceContext,
+    m: LabelMap,
+    tensors: Sequence[torch.Tensor | None],
+    axis: int = 0,
+    roles: Sequence[Role] = ("scale", "shift"),
 ) -> None:
     for k, tensor in enumerate(tensors):
         if tensor is None or tensor.numel() <= 1:
@@ -28,7 +32,9 @@ def _join_per_channel(
         if labels is None:
             ctx.freeze(m.labels, _FIXED)
             continue
-        ctx.space.join(m.labels.reshape(-1) if m.uniform else m.labels, labels if m.uniform else labels.reshape(_column(m)))
+        ctx.space.join(
+            m.labels.reshape(-1) if m.uniform else m.labels, labels if m.uniform else labels.reshape(_column(m))
+        )
         if k < len(roles):
             ctx.space.mark_role(labels, roles[k])
 
@@ -188,4 +194,3 @@ def local_response_norm(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *
     """Each channel is divided by its neighbours, whose positions count."""
     ctx.freeze_axes(x, [1], "neighbouring channels are compared")
     ctx.set(out, ctx.maps(x))
-

@@ -1,4 +1,4 @@
-"""Element-wise operations: labels that meet are joined, removed values are followed by trying the operation on zeros."""
+"""Element-wise operations: labels that meet are joined, and the operation is tried on zeros to follow removed values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from channelwise.graph.rules.registry import operators, rule
 aten = torch.ops.aten
 
 
-_UNTAGGED = {"hardswish", "_prelu_kernel", "log_sigmoid_forward", "copy_", "celu", "selu", "_fake_quantize_learnable_per_tensor_affine"}
+_UNTAGGED = {
+    "hardswish",
+    "_prelu_kernel",
+    "log_sigmoid_forward",
+    "copy_",
+    "celu",
+    "selu",
+    "_fake_quantize_learnable_per_tensor_affine",
+}
 """Element-wise operators that some versions of torch do not tag as such."""
 
 
@@ -50,7 +58,9 @@ def pointwise(ctx: TraceContext, out: Any, func: Any, args: Sequence[Any], kwarg
     finish(ctx, func, tensors, outs, results)
 
 
-def finish(ctx: TraceContext, func: Any, inputs: list[torch.Tensor], outs: list[torch.Tensor], maps: list[LabelMap]) -> None:
+def finish(
+    ctx: TraceContext, func: Any, inputs: list[torch.Tensor], outs: list[torch.Tensor], maps: list[LabelMap]
+) -> None:
     """Give the results their maps; in place, remember where removed values stop being zero."""
     weight = any(ctx.is_weight(t) for t in inputs) and all(ctx.is_weight(t) or not ctx.knows(t) for t in inputs)
     for tensor in outs:
@@ -76,7 +86,10 @@ def join_elements(ctx: TraceContext, tensors: Sequence[torch.Tensor], ndim: int)
                 if not partners and ctx.is_fresh(other):
                     ctx.ask(m.labels, "meets a new tensor of this size")
                 elif not partners:
-                    ctx.freeze(m.labels, "meets a tensor of fixed size, such as a constant or the network's input, along this axis")
+                    ctx.freeze(
+                        m.labels,
+                        "meets a tensor of fixed size, such as a constant or the network's input, along this axis",
+                    )
                 elif j > i:
                     for partner in partners:
                         ctx.space.join(m.labels, partner.labels)
@@ -157,7 +170,21 @@ def _try_on_numbers(func: Any, args: Any, kwargs: Any, pattern: tuple[bool, ...]
     return zero, finite
 
 
-@rule(*operators(aten, "clone", "detach", "alias", "_to_copy", "lift_fresh", "lift_fresh_copy", "contiguous", "view_as", "dropout", "_conj"))
+@rule(
+    *operators(
+        aten,
+        "clone",
+        "detach",
+        "alias",
+        "_to_copy",
+        "lift_fresh",
+        "lift_fresh_copy",
+        "contiguous",
+        "view_as",
+        "dropout",
+        "_conj",
+    )
+)
 def same(ctx: TraceContext, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
     """(…) -> (…): the same values, perhaps of another type or on another device."""
     if out is not x:
@@ -173,7 +200,16 @@ def random_same(ctx: TraceContext, out: Any, x: torch.Tensor, *args: Any, **kwar
 
 @rule(
     *operators(
-        aten, "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like", "bernoulli", "rrelu_with_noise"
+        aten,
+        "zeros_like",
+        "ones_like",
+        "empty_like",
+        "full_like",
+        "rand_like",
+        "randn_like",
+        "randint_like",
+        "bernoulli",
+        "rrelu_with_noise",
     )
 )
 def filled_like(ctx: TraceContext, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
@@ -184,7 +220,9 @@ def filled_like(ctx: TraceContext, out: Any, x: torch.Tensor, *args: Any, **kwar
 
 
 @rule(*operators(aten, "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided"))
-def new_filled(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, size: Sequence[int], *args: Any, **kwargs: Any) -> None:
+def new_filled(
+    ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, size: Sequence[int], *args: Any, **kwargs: Any
+) -> None:
     """A new tensor whose shape was probably, but not certainly, read off ``x``: verification decides."""
     if len(size) != x.ndim:
         return

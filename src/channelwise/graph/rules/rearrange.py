@@ -49,14 +49,22 @@ def unsqueeze(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int) -
 @rule(*operators(aten, "squeeze", "squeeze_"))
 def squeeze(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int | Sequence[int] | None = None) -> None:
     """Axes of length 1 dropped; such axes never carry labels."""
-    wanted = range(x.ndim) if dim is None else [d % x.ndim for d in ([dim] if isinstance(dim, int) else dim)] if x.ndim else []
+    wanted = (
+        range(x.ndim)
+        if dim is None
+        else [d % x.ndim for d in ([dim] if isinstance(dim, int) else dim)]
+        if x.ndim
+        else []
+    )
     gone = [d for d in wanted if x.shape[d] == 1]
     maps = [m.moved(np.squeeze(m.labels, tuple(gone)), m.axis - sum(g < m.axis for g in gone)) for m in ctx.maps(x)]
     ctx.set(out, maps, ctx.is_weight(x))
 
 
 @rule(*operators(aten, "expand", "broadcast_to"))
-def expand(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, size: Sequence[int], *, implicit: bool = False) -> None:
+def expand(
+    ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, size: Sequence[int], *, implicit: bool = False
+) -> None:
     """Axes of length 1 repeated without copying."""
     extra = out.ndim - x.ndim
     maps = [m.moved(m.labels.reshape((1,) * extra + m.labels.shape), m.axis + extra) for m in ctx.maps(x)]
@@ -92,7 +100,9 @@ def rot90(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, k: int = 1, dim
 
 
 @rule(*operators(aten, "roll"))
-def roll(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> None:
+def roll(
+    ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()
+) -> None:
     """Axes rotated; along a labelled axis the distance depends on how many channels there are."""
     maps = []
     for m in ctx.maps(x):
@@ -111,7 +121,9 @@ def cat(ctx: TraceContext, out: torch.Tensor, tensors: Sequence[torch.Tensor], d
     maps = _across(ctx, tensors, {d: d for d in range(out.ndim) if d != dim}, out.ndim)
     pieces = [(t, ctx.map_on(t, dim)) for t in tensors]
     if any(m is not None for _, m in pieces):
-        filler = ctx.space.frozen_label(ctx.because("concatenated with channels of a constant or of the network's input"))
+        filler = ctx.space.frozen_label(
+            ctx.because("concatenated with channels of a constant or of the network's input")
+        )
         labels = [
             np.full(t.shape[dim], filler, np.int64) if m is None else ctx.one_axis(m) for t, m in pieces if t.shape[dim]
         ]
@@ -140,7 +152,9 @@ def _across(ctx: TraceContext, tensors: Sequence[torch.Tensor], axes: dict[int, 
         for m in labelled[1:]:
             ctx.space.join(first, ctx.one_axis(m))
         if len(labelled) < len(found):
-            ctx.freeze(first, "joined with a tensor of fixed size, such as a constant or the network's input, along this axis")
+            ctx.freeze(
+                first, "joined with a tensor of fixed size, such as a constant or the network's input, along this axis"
+            )
         maps.append(along(first, new, ndim, all(m.zero for m in labelled)))
     return maps
 
@@ -179,7 +193,9 @@ def _repeat_runs(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, axis: in
 
 
 @rule(*operators(aten, "im2col"))
-def im2col(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, kernel_size: Sequence[int], *args: Any, **kwargs: Any) -> None:
+def im2col(
+    ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, kernel_size: Sequence[int], *args: Any, **kwargs: Any
+) -> None:
     """(N, C, H, W) -> (N, C kh kw, L): every channel becomes kh·kw neighbouring ones."""
     _repeat_runs(ctx, out, x, x.ndim - 3, int(np.prod(kernel_size)))
 

@@ -42,7 +42,7 @@ def _argument(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if name in kwargs:
         return kwargs[name]
     for value in args:
-        if isinstance(value, bool) or isinstance(value, (float, torch.dtype)):
+        if isinstance(value, (bool, float, torch.dtype)):
             continue
         if isinstance(value, (int, list, tuple)):
             return value

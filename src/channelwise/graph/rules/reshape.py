@@ -44,9 +44,13 @@ def blocks(old: Sequence[int], new: Sequence[int]) -> list[Block]:
     return found
 
 
-@rule(*operators(aten, "view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "unflatten", "flatten", "view_copy"))
+@rule(
+    *operators(
+        aten, "view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "unflatten", "flatten", "view_copy"
+    )
+)
 def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-    """The same elements in another shape. Whether the sizes are constants in the user's code is left to verification."""
+    """The same elements in another shape. Whether the sizes are constants of the user is left to verification."""
     maps = ctx.maps(x)
     if out.numel() == 0 or out.dtype != x.dtype:
         ctx.freeze_all([x], "reinterpreted")
@@ -68,7 +72,12 @@ def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, *
 
 
 def _through(
-    ctx: TraceContext, m: LabelMap, old: Sequence[int], new: Sequence[int], rows: tuple[int, ...], columns: tuple[int, ...]
+    ctx: TraceContext,
+    m: LabelMap,
+    old: Sequence[int],
+    new: Sequence[int],
+    rows: tuple[int, ...],
+    columns: tuple[int, ...],
 ) -> LabelMap:
     shape = [1] * len(new)
     if len(rows) == len(columns) == 1:
@@ -76,7 +85,11 @@ def _through(
         return m.moved(m.flat.reshape(shape), columns[0])
     grid = m.flat.reshape([old[r] if r == m.axis else 1 for r in rows])
     labels = np.broadcast_to(grid, [old[r] for r in rows]).reshape([new[c] for c in columns])
-    varying = [k for k in range(len(columns)) if not np.array_equal(labels, np.broadcast_to(np.take(labels, [0], k), labels.shape))]
+    varying = [
+        k
+        for k in range(len(columns))
+        if not np.array_equal(labels, np.broadcast_to(np.take(labels, [0], k), labels.shape))
+    ]
     keep = _shrinking(varying, rows, columns) if varying else 0
     for k in range(len(columns)):
         if k != keep:
@@ -86,7 +99,7 @@ def _through(
 
 
 def _shrinking(varying: list[int], rows: tuple[int, ...], columns: tuple[int, ...]) -> int:
-    """Which of the axes that a labelled axis is split into gets shorter: (g, c/g) keeps g parts, (c, h, w) keeps space."""
+    """Which axis that a labelled one is split into gets shorter: (g, c/g) keeps g parts, (c, h, w) keeps space."""
     if len(varying) == 1:
         return varying[0]
     return varying[0] if len(columns) > 2 else varying[-1]

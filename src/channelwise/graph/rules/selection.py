@@ -17,7 +17,13 @@ aten = torch.ops.aten
 
 @rule(*operators(aten, "slice", "narrow"))
 def slice_(
-    ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+    ctx: TraceContext,
+    out: torch.Tensor,
+    x: torch.Tensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
 ) -> None:
     """Part of an axis; along a labelled axis the bounds may be constants, which verification finds out."""
     dim %= x.ndim
@@ -55,7 +61,9 @@ def unbind(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, dim:
         select(ctx, piece, x, dim, index)
 
 
-@rule(*operators(aten, "split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split", "split_copy"))
+@rule(
+    *operators(aten, "split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split", "split_copy")
+)
 def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes: Any, dim: int = 0) -> None:
     """Pieces of an axis. Equal pieces must keep equally many channels; unequal sizes are constants to be verified."""
     dim %= x.ndim
@@ -80,7 +88,9 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
 
 
 @rule(*operators(aten, "constant_pad_nd"))
-def constant_pad_nd(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, pad: Sequence[int], value: float = 0) -> None:
+def constant_pad_nd(
+    ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, pad: Sequence[int], value: float = 0
+) -> None:
     """Constant elements before and after; padded channels stay, for their number is a constant."""
     amounts = {x.ndim - 1 - k: (pad[2 * k], pad[2 * k + 1]) for k in range(len(pad) // 2)}
     maps = []
