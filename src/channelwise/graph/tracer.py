@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -137,7 +137,7 @@ class LabelMode(TorchDispatchMode):
             self._refuse_writing(func, args, kwargs)
         inputs = tensors_in(args) + tensors_in(kwargs)
         known = [t for t in inputs if ctx.knows(t)]
-        out = _zeros_instead(func, args, kwargs) if self.outline and func in _HEAVY else func(*args, **kwargs)
+        out = _zeros_instead(func, args) if self.outline and func in _HEAVY else func(*args, **kwargs)
         if not known:
             if not inputs and func.overloadpacket in _FACTORIES:
                 ctx.mark_fresh(out)
@@ -185,26 +185,37 @@ def _lookup(func: Any) -> tuple[Any, bool, bool]:
     return rule, elementwise, rule is None and not elementwise and not factory
 
 
-_HEAVY = {
-    torch.ops.aten.convolution.default,
-    torch.ops.aten.mm.default,
-    torch.ops.aten.addmm.default,
-    torch.ops.aten.bmm.default,
-    torch.ops.aten.baddbmm.default,
+def _convolution_shape(
+    x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, *rest: Any
+) -> list[int]:
+    transposed, output_padding, groups = rest[:3]
+    shape = [x.shape[0], weight.shape[1] * groups if transposed else weight.shape[0]]
+    for d, n in enumerate(x.shape[2:]):
+        step, border = stride[d % len(stride)], padding[d % len(padding)]
+        reach = dilation[d % len(dilation)] * (weight.shape[d + 2] - 1)
+        if transposed:
+            shape.append((n - 1) * step - 2 * border + reach + output_padding[d % len(output_padding)] + 1)
+        else:
+            shape.append((n + 2 * border - reach - 1) // step + 1)
+    return shape
+
+
+_HEAVY: dict[Any, Callable[..., list[int]]] = {
+    torch.ops.aten.convolution.default: _convolution_shape,
+    torch.ops.aten.mm.default: lambda a, b: [a.shape[0], b.shape[1]],
+    torch.ops.aten.addmm.default: lambda bias, a, b: [a.shape[0], b.shape[1]],
+    torch.ops.aten.bmm.default: lambda a, b: [a.shape[0], a.shape[1], b.shape[2]],
 }
+"""Operators that take most of a network's time, and the shape of their result."""
 
 
-def _zeros_instead(func: Any, args: Any, kwargs: Any) -> torch.Tensor:
-    """Zeros of the shape, type and strides that the operator would return."""
-
-    def outline(value: Any) -> Any:
-        return value.to("meta") if isinstance(value, torch.Tensor) else value
-
-    device = tensors_in(args)[0].device
-    shape = func(*[outline(a) for a in args], **kwargs)
-    if shape.is_contiguous():
-        return torch.zeros(shape.shape, dtype=shape.dtype, device=device)
-    return torch.empty_strided(shape.size(), shape.stride(), dtype=shape.dtype, device=device).zero_()
+def _zeros_instead(func: Any, args: Any) -> torch.Tensor:
+    """Zeros of the shape, type and memory format that the operator would return."""
+    first = args[0]
+    out = torch.zeros(_HEAVY[func](*args), dtype=first.dtype, device=first.device)
+    if first.ndim == 4 and not first.is_contiguous() and first.is_contiguous(memory_format=torch.channels_last):
+        out = out.contiguous(memory_format=torch.channels_last)
+    return out
 
 
 _ADAPTING = {
