@@ -29,6 +29,7 @@ def full_disk(*_: object) -> None:
 def test_record_is_read_back_equal(tmp_path: Path) -> None:
     write_json(tmp_path / "new" / "a.json", Thing(name="x", size=1.5))
     assert read_json(tmp_path / "new" / "a.json", Thing) == Thing(name="x", size=1.5)
+    assert os.listdir(tmp_path / "new") == ["a.json"]
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ class ChannelGraph:
         return cost.params(self.structure, self._counts(selection))
 
     def select(self, **target: Any) -> Selection:
-        """Choose channels by ``macs=`` or ``params=`` (share kept) or ``sparsity=`` (share removed, for all or by group).
+        """Choose channels by ``macs=`` or ``params=`` (share kept) or ``sparsity=`` (share removed).
 
         Takes the keyword arguments of `channelwise.selection.select`: ``ranking``, ``channel_divisible``,
         ``min_channels``, ``excludes``, ``limits``, and raises what that raises.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -409,7 +408,7 @@ def _doubled(value: Any) -> Any:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors of a nest of tuples, lists, mappings and dataclasses, in order."""
+    """All tensors of a nest of tuples, lists, mappings and objects with attributes, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -418,9 +417,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from _tensors(item)
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _tensors(getattr(value, field.name))
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
+        yield from _tensors(vars(value))
 
 
 def _distance(ours: list[Tensor], theirs: list[Tensor]) -> float:

@@ -243,16 +243,20 @@ def test_loading_through_a_wrapper_zeroes_too() -> None:
 
 def test_a_replaced_parameter_is_caught_at_the_next_forward() -> None:
     sparse, _, _ = sparse_net()
+    old = sparse.conv2.weight
     sparse.conv2.weight = nn.Parameter(torch.ones(6, 8, 3, 3))
     train(sparse)
     assert_zeros(sparse)
+    assert not old._backward_hooks
 
 
 def test_a_parameter_of_another_shape_is_left_to_the_user() -> None:
     sparse, _, _ = sparse_net()
     sparse.conv2 = nn.Conv2d(8, 7, 3, padding=1)
     sparse.fc = nn.Linear(7 * 16, 4)
+    sparse.load_state_dict(sparse.state_dict())
     assert sparse(image()).shape == (2, 4)
+    assert (sparse.conv2.weight != 0).all()
 
 
 def test_frozen_parameters_can_be_trained_later() -> None:

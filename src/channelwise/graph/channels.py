@@ -165,23 +165,23 @@ class _Layout:
                 part_id[members] = part
         order = np.lexsort((self.slot_index, self.slot_axis, self.slot_comp))
         order = order[self.free[self.slot_comp[order]]]
-        starts = (
-            np.flatnonzero(np.r_[True, np.diff(self.slot_comp[order]) != 0]) if order.size else np.zeros(0, np.int64)
-        )
-        ends = np.r_[starts[1:], order.size]
-        by_signature: dict[int, list[int]] = defaultdict(list)
-        first_slot = order[starts] if order.size else order
-        for k in np.argsort(first_slot, kind="stable"):
-            by_signature[int(self.signature[self.slot_comp[order[starts[k]]]])].append(int(k))
-        inexact = self._inexact()
         group_of = np.full(self.count, -1)
+        if not order.size:
+            return (), group_of
+        starts = np.flatnonzero(np.r_[True, np.diff(self.slot_comp[order]) != 0])
+        lengths = np.diff(np.r_[starts, order.size])
+        kinds, kind_of = np.unique(self.signature[self.slot_comp[order[starts]]], return_inverse=True)
+        by_first_slot = np.argsort(order[starts], kind="stable")
+        by_kind = by_first_slot[np.argsort(kind_of[by_first_slot], kind="stable")]
+        members_of = np.split(by_kind, np.cumsum(np.bincount(kind_of, minlength=kinds.size))[:-1])
+        inexact = self._inexact()
         groups: list[Group] = []
         names: dict[str, int] = {}
-        for members in by_signature.values():
-            if len(members) < 2:
+        for members in sorted(members_of, key=lambda m: int(order[starts[m[0]]])):
+            if members.size < 2:
                 self._only_one(self.slot_comp[order[starts[members[0]]]])
                 continue
-            table = np.stack([order[starts[k] : ends[k]] for k in members])
+            table = order[starts[members][:, None] + np.arange(lengths[members[0]])]
             group = self._group(table, part_id, inexact, names)
             if group is None:
                 continue

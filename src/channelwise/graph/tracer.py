@@ -125,6 +125,11 @@ class LabelMode(TorchDispatchMode):
         with torch._C.DisableTorchFunction():
             return self._follow(func, args, kwargs or {})
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Else torch would wrap the method above for its compiler: an import of more than a second, and slower calls.
+        return False
+
     def _follow(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         rule, elementwise, composite = _lookup(func)
         if composite:
@@ -285,8 +290,7 @@ class ModuleTracker:
         self.deepest = self.ctx.module
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        bare = not module._modules and not any(t is not None for t in module._parameters.values())
-        if self.calls is not None and bare and self.ctx.module not in self.calls:
+        if self.calls is not None and self.ctx.module not in self.calls and _holds_numbers(module):
             ins, outs = tensors_in(args), tensors_in(output)
             self.calls[self.ctx.module] = CallShapes(self._shape(ins), self._shape(outs))
         self.ctx.module, self.ctx.module_type = self.stack.pop()
@@ -302,6 +306,16 @@ class ModuleTracker:
         """Take the hooks off the traced copy."""
         for handle in self.handles:
             handle.remove()
+
+
+def _holds_numbers(module: nn.Module) -> bool:
+    """Whether a module without parts and parameters has sizes of its own that removed channels may change."""
+    if module._modules or any(t is not None for t in module._parameters.values()):
+        return False
+    return any(
+        (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, (tuple, list)) and value)
+        for value in module.__dict__.values()
+    )
 
 
 @contextmanager

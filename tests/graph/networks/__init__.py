@@ -7,6 +7,7 @@ from tests.graph.networks import (  # noqa: F401  (importing registers)
     composites,
     convolutions,
     elementwise,
+    hidden,
     inputs_outputs,
     norms,
     regions,

@@ -1,4 +1,4 @@
-"""Element-wise operations: labels that meet are joined, and the operation is tried on zeros to follow removed values."""
+"""Element-wise operations: labels that meet are joined; trying the operation on zeros follows removed values."""
 
 from __future__ import annotations
 
