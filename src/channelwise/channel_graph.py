@@ -15,8 +15,10 @@ from channelwise.errors import TraceError
 from channelwise.excludes import match_excludes
 from channelwise.graph.channels import build, group_labels
 from channelwise.graph.context import tensors_in
+from channelwise.graph.dispatch import WritesParameters
+from channelwise.graph.recording import Trace, named_tensors
 from channelwise.graph.structure import Frozen, Group, Reason, Structure
-from channelwise.graph.tracer import Trace, WritesParameters, named_tensors, trace_passes, undisturbed_randomness
+from channelwise.graph.tracer import trace_passes, undisturbed_randomness
 from channelwise.graph.verify import Verifier
 from channelwise.modelcheck import check_model
 from channelwise.report.graph import graph_table

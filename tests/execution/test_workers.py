@@ -145,28 +145,33 @@ def test_worker_that_ends_before_it_is_ready_hints_at_the_main_guard() -> None:
 
 
 ORPHANS = """
-import os, torch
+import os, sys, torch
 from channelwise.execution import Task
 from channelwise.execution.workers import WorkerPool
 from tests.execution.jobs import Unpicklable
 pool = WorkerPool(Unpicklable(), [torch.device("cpu")] * 2)
 list(pool.run([Task("a", 1), Task("b", 2)]))
-print(*[w.process.pid for w in pool._workers], flush=True)
+with open(sys.argv[1], "w") as file:
+    print(*[w.process.pid for w in pool._workers], file=file)
 os.kill(os.getpid(), 9)
 """
 
 
 @forks
-def test_workers_do_not_outlive_a_killed_parent() -> None:
-    parent = subprocess.run(
-        [sys.executable, "-c", ORPHANS], capture_output=True, text=True, check=False, env=environment()
-    )
-    pids = [int(pid) for pid in parent.stdout.split()]
-    assert len(pids) == 2, parent.stderr
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    # Files, not pipes: whoever reads a pipe waits for the workers that inherit it.
+    with (tmp_path / "errors").open("w") as errors:
+        command = [sys.executable, "-c", ORPHANS, str(tmp_path / "pids")]
+        subprocess.run(command, stdout=errors, stderr=errors, check=False, env=environment())
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     deadline = time.monotonic() + 20
     while any(map(running, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not any(map(running, pids))
+    survivors = [pid for pid in pids if running(pid)]
+    for pid in survivors:
+        os.kill(pid, signal.SIGKILL)
+    assert len(pids) == 2
+    assert not survivors
 
 
 def environment() -> dict[str, str]:

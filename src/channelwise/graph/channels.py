@@ -10,6 +10,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from channelwise.graph.labels import EqualParts, LabelSpace
+from channelwise.graph.recording import Trace
 from channelwise.graph.structure import (
     Frozen,
     Group,
@@ -22,7 +23,6 @@ from channelwise.graph.structure import (
     Structure,
     owner,
 )
-from channelwise.graph.tracer import Trace
 
 _ROLES: tuple[Role, ...] = ("other", "output", "input", "scale", "shift")
 

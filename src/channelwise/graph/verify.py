@@ -14,8 +14,9 @@ from torch import nn
 from channelwise.graph.channels import build, components, group_labels
 from channelwise.graph.context import tensors_in
 from channelwise.graph.labels import LabelSpace, Question
+from channelwise.graph.recording import TensorLabels, Trace
 from channelwise.graph.structure import Group, Reason, Structure
-from channelwise.graph.tracer import TensorLabels, Trace, output_tensors, run_labelled, undisturbed_randomness
+from channelwise.graph.tracer import output_tensors, run_labelled, undisturbed_randomness
 
 logger = logging.getLogger(__name__)
 

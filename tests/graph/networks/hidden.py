@@ -1,4 +1,4 @@
-"""Dependencies on channels that no tensor operation shows: numbers taken from shapes, values that leave torch, state."""
+"""Dependencies on channels that no tensor operation shows: numbers from shapes, values that leave torch, state."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import channelwise
 from channelwise.channel_graph import ChannelGraph
-from channelwise.graph.structure import Group, Structure
+from channelwise.graph.structure import Structure
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module, masked_model, slim_state_dict, sparse_state_dict
+from channelwise.testing.modules import check_modules, prunable_share, randomise
+from channelwise.testing.values import arguments, cast, distance, doubled, equal, shape_of, tensors
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
 
@@ -69,13 +71,13 @@ def check_oracle(
     if dtype is not None:
         model.to(dtype)
     randomise(model, seed)
-    args, named = _arguments(inputs, kwargs)
-    args, named = _cast(args, dtype), _cast(named, dtype)
+    args, named = arguments(inputs, kwargs)
+    args, named = cast(args, dtype), cast(named, dtype)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     graph = channelwise.trace(model, args, kwargs=named)
     everything = _random_selection(graph, share, seed)
-    exact = _only(graph.structure, everything, lambda group: group.exact)
+    exact = _only(graph.structure, everything, {group.name for group in graph.groups if group.exact})
     check = _Check(model, graph, args, named)
 
     error, changed = check.same_outputs(exact)
@@ -89,7 +91,7 @@ def check_oracle(
     check.runs(slim)
     trained = check.trains(slim)
     for name, tensor in model.state_dict().items():
-        assert _equal(tensor, before[name]), f"tracing or pruning changed {name} of the user's model"
+        assert equal(tensor, before[name]), f"tracing or pruning changed {name} of the user's model"
 
     prunable = prunable_share(model, graph.structure)
     if min_pruned is not None:
@@ -112,109 +114,14 @@ def check_oracle(
     )
 
 
-def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Give every constant parameter, and every constant buffer with more than one element, random values in place.
-
-    Fresh normalisations have scale 1, shift 0, mean 0 and variance 1, and residual branches often a scale of 0: with
-    those values a wrong pruning would go unnoticed.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    parameters = {id(p) for p in model.parameters()}
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if not tensor.is_floating_point() or tensor.numel() == 0 or not bool((tensor == tensor.flatten()[0]).all()):
-                continue
-            first = tensor.flatten()[0].item()
-            if tensor.numel() == 1 and (first != 0 or id(tensor) not in parameters):
-                continue
-            noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-            positive = first != 0 or name.endswith("var")
-            tensor.copy_((first or 1.0) * (0.5 + noise) if positive else 0.6 * noise - 0.2)
-
-
-def prunable_share(model: nn.Module, structure: Structure) -> float:
-    """The share of the output channels of all convolution and linear modules that belong to a channel group."""
-    masks = prunable_outputs(model, structure)
-    total = sum(mask.size for mask in masks.values())
-    return sum(int(mask.sum()) for mask in masks.values()) / total if total else 0.0
-
-
-def prunable_outputs(model: nn.Module, structure: Structure) -> dict[str, np.ndarray]:
-    """For every convolution and linear module, a mask of shape (output channels,): may this channel be removed?"""
-    names = {id(t): n for n, t in model.named_parameters(remove_duplicate=False) if n in structure.tensors}
-    prunable: dict[tuple[str, int], np.ndarray] = {}
-    for group in structure.groups:
-        for slots in group.slots:
-            size = structure.tensors[slots.tensor].slots(slots.axis)
-            prunable.setdefault((slots.tensor, slots.axis), np.zeros(size, bool))[slots.index.ravel()] = True
-    masks = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
-            continue
-        conv = isinstance(module, nn.modules.conv._ConvNd)
-        size = module.out_channels if conv else module.out_features
-        mask = np.zeros(size, bool)
-        for tensor in module.parameters():
-            axis = int(conv and module.transposed and tensor.dim() > 1)
-            found = prunable.get((names[id(tensor)], axis))
-            if found is not None and found.size == size:
-                mask |= found
-        masks[name] = mask
-    return masks
-
-
-def check_modules(model: nn.Module, slim: nn.Module) -> None:
-    """Assert that ``slim`` consists of the same modules of the same classes with attributes true to their tensors."""
-    ours = dict(slim.named_modules())
-    for name, module in model.named_modules():
-        assert name in ours, f"the slim model lacks module {name!r}"
-        other = ours.pop(name)
-        where = f"slim module {name!r} ({type(module).__name__})"
-        assert type(other) is type(module), f"{where} became a {type(other).__name__}"
-        assert other.training == module.training, f"{where} changed its training flag"
-        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
-            assert len(getattr(other, hooks)) == len(getattr(module, hooks)), f"{where} gained or lost {hooks}"
-        _check_attributes(other, where)
-    assert not ours, f"the slim model has additional modules: {sorted(ours)}"
-    theirs = dict(model.named_parameters())
-    for name, parameter in slim.named_parameters():
-        assert parameter.requires_grad == theirs[name].requires_grad, f"requires_grad of {name} changed"
-        assert parameter.dtype == theirs[name].dtype, f"dtype of {name} changed"
-        assert parameter.is_leaf, f"{name} is not a leaf"
-
-
-def _check_attributes(module: nn.Module, where: str) -> None:
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
-        return
-    expected: dict[str, Any] = {}
-    if isinstance(module, nn.modules.conv._ConvNd):
-        wide = weight.shape[1] * module.groups
-        out, into = (wide, weight.shape[0]) if module.transposed else (weight.shape[0], wide)
-        expected = {"out_channels": out, "in_channels": into}
-    elif isinstance(module, nn.Linear):
-        expected = {"out_features": weight.shape[0], "in_features": weight.shape[1]}
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        expected = {"num_features": weight.shape[0]}
-    elif isinstance(module, nn.GroupNorm):
-        expected = {"num_channels": weight.shape[0]}
-    elif isinstance(module, nn.LayerNorm):
-        expected = {"normalized_shape": tuple(weight.shape)}
-    elif isinstance(module, nn.PReLU):
-        expected = {"num_parameters": weight.shape[0]}
-    for attribute, value in expected.items():
-        found = getattr(module, attribute)
-        assert found == value, f"{where}: {attribute} is {found} but the weight has shape {tuple(weight.shape)}"
-
-
 class _Check:
     """The comparisons of one traced model."""
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.model, self.graph, self.args, self.kwargs = model, graph, args, kwargs
-        first = next(_tensors((args, kwargs)), None)
+        first = next(tensors((args, kwargs)), None)
         self.batch = int(first.shape[0]) if first is not None and first.dim() else 1
-        self.two = (args, kwargs) if self.batch > 1 else (_doubled(args), _doubled(kwargs))
+        self.two = (args, kwargs) if self.batch > 1 else (doubled(args), doubled(kwargs))
         self.dense = self.run(clone_module(model, {}))
         floats = [t for t in self.dense if t.is_floating_point()]
         self.tolerance = max((TOLERANCE.get(t.dtype, 1e-2) for t in floats), default=1e-2)
@@ -224,7 +131,7 @@ class _Check:
         args, kwargs = self.two if train else (self.args, self.kwargs)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return list(_tensors(model.train(train)(*copy.deepcopy(args), **copy.deepcopy(kwargs))))
+            return list(tensors(model.train(train)(*copy.deepcopy(args), **copy.deepcopy(kwargs))))
 
     def slim(self, selection: Selection, *, train: bool = False) -> list[Tensor]:
         """Outputs of a slim model."""
@@ -237,9 +144,9 @@ class _Check:
     def same_outputs(self, selection: Selection) -> tuple[float, float]:
         """Assert slim == masked; returns the relative error, and the relative change against the dense model."""
         masked = self.masked(selection)
-        error = _distance(self.slim(selection), masked)
+        error = distance(self.slim(selection), masked)
         self.demand(error, selection, train=False)
-        return error, _distance(masked, self.dense)
+        return error, distance(masked, self.dense)
 
     def same_outputs_in_training(self, selection: Selection) -> bool:
         """The same in train mode, if the dense model runs there and the outputs depend on no random numbers."""
@@ -248,9 +155,9 @@ class _Check:
         except Exception:
             return False
         masked = self.masked(selection, train=True)
-        if not masked or _distance(self.masked(selection, train=True, seed=1), masked) > 0:
+        if not masked or distance(self.masked(selection, train=True, seed=1), masked) > 0:
             return False
-        self.demand(_distance(self.slim(selection, train=True), masked), selection, train=True)
+        self.demand(distance(self.slim(selection, train=True), masked), selection, train=True)
         return True
 
     def demand(self, error: float, selection: Selection, *, train: bool) -> None:
@@ -267,11 +174,11 @@ class _Check:
         """One line for every group that breaks the outputs alone."""
         guilty = []
         for group in self.graph.structure.groups:
-            alone = _only(self.graph.structure, selection, lambda g, name=group.name: g.name == name)
+            alone = _only(self.graph.structure, selection, {group.name})
             if len(alone.kept[group.name]) == group.size:
                 continue
             try:
-                error = _distance(self.slim(alone, train=train), self.masked(alone, train=train))
+                error = distance(self.slim(alone, train=train), self.masked(alone, train=train))
                 verdict = f"{error:.2e}" if error > limit else ""
             except Exception as problem:
                 verdict = f"{type(problem).__name__}: {problem}"
@@ -290,8 +197,8 @@ class _Check:
         ):
             assert list(got) == list(want), f"{what}: keys differ: {sorted(set(got) ^ set(want)) or 'their order'}"
             for name, value in want.items():
-                same = _equal(got[name], value) if isinstance(value, Tensor) else got[name] == value
-                assert same, f"{what}: {name} differs ({_shape(got[name])} against {_shape(value)})"
+                same = equal(got[name], value) if isinstance(value, Tensor) else got[name] == value
+                assert same, f"{what}: {name} differs ({shape_of(got[name])} against {shape_of(value)})"
 
     def costs(self, selection: Selection) -> None:
         """Assert that the analytic MACs and parameters are those of the slim model."""
@@ -310,8 +217,8 @@ class _Check:
 
     def runs(self, slim: nn.Module) -> None:
         """Assert that the slim model gives outputs of the dense model's shapes."""
-        shapes = [_shape(t) for t in self.run(clone_module(slim, {}))]
-        dense = [_shape(t) for t in self.dense]
+        shapes = [shape_of(t) for t in self.run(clone_module(slim, {}))]
+        dense = [shape_of(t) for t in self.dense]
         assert shapes == dense, f"output shapes of the slim model: {shapes}, of the dense one: {dense}"
 
     def sizes(self, slim: nn.Module, selection: Selection) -> None:
@@ -320,7 +227,7 @@ class _Check:
         state = {**dict(slim.named_parameters(remove_duplicate=False)), **dict(slim.named_buffers())}
         for name, sizes in self.graph.structure.tensor_sizes.items():
             promised = tuple(size(counts) for size in sizes)
-            assert _shape(state[name]) == promised, f"{name} has shape {_shape(state[name])}, promised {promised}"
+            assert shape_of(state[name]) == promised, f"{name} has shape {shape_of(state[name])}, promised {promised}"
 
     def trains(self, slim: nn.Module) -> bool:
         """One SGD step in train mode; False when the dense model cannot do that either."""
@@ -343,7 +250,7 @@ class _Check:
             return False
         optimizer = torch.optim.SGD(parameters, lr=1e-3)
         args, kwargs = copy.deepcopy(self.two)
-        outputs = [t for t in _tensors(model(*args, **kwargs)) if t.is_floating_point()]
+        outputs = [t for t in tensors(model(*args, **kwargs)) if t.is_floating_point()]
         loss = sum((t.square().mean() for t in outputs), torch.zeros(()))
         if not loss.requires_grad:
             return False
@@ -367,80 +274,8 @@ def _random_selection(graph: ChannelGraph, share: float, seed: int) -> Selection
     return graph.select(sparsity=1 - share, ranking=lambda group, tensors: generator.random(group.size))
 
 
-def _only(structure: Structure, selection: Selection, wanted: Callable[[Group], bool]) -> Selection:
-    """``selection`` where ``wanted``, everything kept elsewhere."""
+def _only(structure: Structure, selection: Selection, wanted: set[str]) -> Selection:
+    """``selection`` in the groups ``wanted``, everything kept elsewhere."""
     return Selection(
-        kept={g.name: selection.kept[g.name] if wanted(g) else np.arange(g.size) for g in structure.groups}
+        kept={g.name: selection.kept[g.name] if g.name in wanted else np.arange(g.size) for g in structure.groups}
     )
-
-
-def _arguments(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(inputs, Mapping):
-        return (), {**inputs, **(kwargs or {})}
-    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), dict(kwargs or {})
-
-
-def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return type(value)((k, _map(function, v)) for k, v in value.items())  # type: ignore[call-arg]
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_map(function, v) for v in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_map(function, v) for v in value)
-    return value
-
-
-def _cast(value: Any, dtype: torch.dtype | None) -> Any:
-    return _map(lambda t: t.to(dtype) if dtype is not None and t.is_floating_point() else t, value)
-
-
-def _doubled(value: Any) -> Any:
-    """Every tensor of batch size 1 becomes a batch of two different samples."""
-
-    def double(tensor: Tensor) -> Tensor:
-        if tensor.dim() < 2 or tensor.shape[0] != 1:
-            return tensor
-        return torch.cat([tensor, tensor.flip(-1)])
-
-    return _map(double, value)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors of a nest of tuples, lists, mappings and objects with attributes, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
-    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
-        yield from _tensors(vars(value))
-
-
-def _distance(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """The largest difference, relative to the largest value of each output; infinite when the shapes differ."""
-    if [_shape(t) for t in ours] != [_shape(t) for t in theirs]:
-        return float("inf")
-    worst = 0.0
-    for a, b in zip(ours, theirs, strict=True):
-        if a.numel() == 0 or _equal(a, b):
-            continue
-        if not (a.is_floating_point() or a.is_complex()):
-            return float("inf")
-        gap = ((a - b).abs().max() / b.abs().max().clamp_min(1e-30)).item()
-        worst = max(worst, gap if gap == gap else float("inf"))
-    return worst
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return bool(((a == b) | ((a != a) & (b != b))).all())
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(value.shape) if isinstance(value, Tensor) else ()

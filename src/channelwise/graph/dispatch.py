@@ -1,0 +1,107 @@
+"""The dispatch mode under which a model runs: every operator as it is, and its rule after it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from channelwise.graph import rules
+from channelwise.graph.context import TraceContext, tensors_in
+from channelwise.graph.outline import HEAVY, zeros_instead
+from channelwise.graph.rules.pointwise import is_pointwise, pointwise
+
+logger = logging.getLogger(__name__)
+
+
+class WritesParameters(BaseException):
+    """The model writes into its parameters while it runs, so it has to be traced on a copy that owns them.
+
+    Not an ``Exception``: user code that catches those must not swallow it.
+    """
+
+
+_FACTORIES = {getattr(torch.ops.aten, n) for n in ("zeros", "ones", "full", "empty", "rand", "randn")}
+
+
+class LabelMode(TorchDispatchMode):
+    """Runs every operator as it is and lets its rule carry the labels on."""
+
+    def __init__(self, ctx: TraceContext, protected: Iterable[torch.Tensor], outline: bool) -> None:
+        super().__init__()
+        self.ctx = ctx
+        self.outline = outline
+        self.protected = {t.untyped_storage()._cdata for t in protected}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # What the rules ask of tensors is nothing that the function watch should see.
+        with torch._C.DisableTorchFunction():
+            return self._follow(func, args, kwargs or {})
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Else torch would wrap the method above for its compiler: an import of more than a second, and slower calls.
+        return False
+
+    def _follow(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        rule, elementwise, composite = _lookup(func)
+        if composite:
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        ctx = self.ctx
+        if self.protected and func._schema.is_mutable:
+            self._refuse_writing(func, args, kwargs)
+        inputs = tensors_in(args) + tensors_in(kwargs)
+        known = [t for t in inputs if ctx.knows(t)]
+        out = zeros_instead(func, args) if self.outline and func in HEAVY else func(*args, **kwargs)
+        if not known:
+            if not inputs and func.overloadpacket in _FACTORIES:
+                ctx.mark_fresh(out)
+            return out
+        ctx.use(known)
+        for tensor in known:
+            ctx.touched.add(id(tensor))
+        ctx.operation = str(func)
+        if not any(ctx.maps(t) for t in known):
+            weight = all(ctx.is_weight(t) for t in known)
+            for tensor in tensors_in(out):
+                if not ctx.knows(tensor):
+                    ctx.set(tensor, (), weight)
+        try:
+            if rule is not None:
+                rule(ctx, out, *args, **kwargs)
+            elif elementwise:
+                if any(ctx.maps(t) for t in known):
+                    pointwise(ctx, out, func, args, kwargs)
+            elif tensors_in(out):
+                ctx.freeze_all(known, f"no rule for {func}")
+        except Exception as error:
+            # A rule that cannot follow an operation must not stop the user.
+            logger.warning("the rule for %s failed in %s: %r; its channels stay", func, ctx.module, error)
+            ctx.freeze_all(known, f"the rule for {func} failed: {type(error).__name__}")
+            for tensor in tensors_in(out):
+                ctx.set(tensor, ())
+        return out
+
+    def _refuse_writing(self, func: Any, args: Any, kwargs: Any) -> None:
+        for k, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            value = args[k] if k < len(args) else kwargs.get(argument.name)
+            if any(t.untyped_storage()._cdata in self.protected for t in tensors_in(value)):
+                raise WritesParameters
+
+
+@cache
+def _lookup(func: Any) -> tuple[Any, bool, bool]:
+    """The rule of an operator; without one, whether it is element-wise, else whether it may be made of simpler ones."""
+    rule = rules.find(func)
+    elementwise = rule is None and is_pointwise(func)
+    factory = func.overloadpacket in _FACTORIES
+    return rule, elementwise, rule is None and not elementwise and not factory

@@ -1,0 +1,91 @@
+"""What a trace writes down: labels of parameters and buffers, executed MACs, shapes that modules see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from channelwise.graph.context import MacRecord
+from channelwise.graph.labels import LabelMap, LabelSpace, along
+from channelwise.graph.structure import TensorInfo
+
+
+@dataclass(frozen=True, eq=False)
+class TensorLabels:
+    """The labels of one parameter or buffer: (slots,) for every axis; axes of length 1 have none."""
+
+    info: TensorInfo
+    axes: tuple[np.ndarray | None, ...]
+
+    def maps(self) -> list[LabelMap]:
+        """Label maps of the tensor itself."""
+        found = []
+        for axis, labels in enumerate(self.axes):
+            if labels is None:
+                continue
+            ndim = len(self.info.shape)
+            if axis == 1 and self.info.blocks > 1:
+                grid = np.repeat(labels.reshape(self.info.blocks, -1), self.info.shape[0] // self.info.blocks, axis=0)
+                found.append(LabelMap(grid.reshape(grid.shape + (1,) * (ndim - 2)), 1, True))
+            else:
+                found.append(along(labels, axis, ndim, True))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class CallShapes:
+    """Labels (or None) and lengths of every axis of a module's first input and first output."""
+
+    input: tuple[tuple[np.ndarray | None, int], ...] | None
+    output: tuple[tuple[np.ndarray | None, int], ...] | None
+
+
+@dataclass(eq=False)
+class Trace:
+    """What the passes recorded, before channels are made of it."""
+
+    space: LabelSpace
+    tensors: dict[str, TensorLabels]
+    aliases: dict[str, str]
+    macs: list[MacRecord] = field(default_factory=list)
+    calls: dict[str, CallShapes] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    batch: int = 1
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
+    """All parameters, then all buffers: (qualified name, tensor, is a parameter); shared tensors come repeatedly."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield name, parameter, True
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        yield name, buffer, False
+
+
+def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, TensorLabels], dict[str, str]]:
+    """Give every slot of every parameter and buffer a label of its own."""
+    tensors: dict[str, TensorLabels] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[int, str] = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, tensor, is_parameter in named_tensors(model):
+        if id(tensor) in seen:
+            aliases[name] = seen[id(tensor)]
+            continue
+        seen[id(tensor)] = name
+        owner = name.rpartition(".")[0]
+        info = TensorInfo(name, tuple(tensor.shape), is_parameter, owner, _blocks(modules, name, tensor))
+        axes = tuple(space.new(info.slots(a)) if n > 1 else None for a, n in enumerate(info.shape))
+        tensors[name] = TensorLabels(info, axes)
+    return tensors, aliases
+
+
+def _blocks(modules: Mapping[str, nn.Module], name: str, tensor: torch.Tensor) -> int:
+    """How many blocks of rows choose their own columns: the groups of a grouped convolution's weight."""
+    module = modules.get(name.rpartition(".")[0].replace(".parametrizations.weight", ""))
+    if not isinstance(module, nn.modules.conv._ConvNd) or module.groups == 1 or tensor.ndim < 3:
+        return 1
+    return module.groups if tensor.shape[1] > 1 and module.groups < module.in_channels else 1

@@ -1,0 +1,128 @@
+"""Watches the user's code for what no operator shows: sizes and widths that are read, values that leave torch."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from channelwise.graph.context import TraceContext
+from channelwise.graph.recording import Trace
+from channelwise.graph.structure import Reason
+
+_ADAPTING = {
+    torch.flatten,
+    torch.Tensor.flatten,
+    torch.chunk,
+    torch.Tensor.chunk,
+    torch.pixel_shuffle,
+    torch.pixel_unshuffle,
+    nn.functional.instance_norm,
+    torch.instance_norm,
+    torch._C._nn.adaptive_avg_pool2d,
+    torch._C._nn.adaptive_avg_pool3d,
+    torch._C._nn.pad,
+}
+"""Functions that compute every size from their input."""
+
+_LEAVING = {
+    torch.Tensor.numpy,
+    torch.Tensor.__array__,
+    torch.Tensor.tolist,
+    torch.Tensor.__dlpack__,
+    torch.Tensor.data_ptr,
+}
+"""Methods by which values leave torch, where no label can follow them."""
+
+
+_MEASURING = {
+    torch.Tensor.size,
+    torch.Tensor.shape.__get__,  # type: ignore[attr-defined]
+    torch.Tensor.numel,
+    torch.Tensor.nelement,
+    torch.Tensor.__len__,
+}
+"""Ways to read how many channels a tensor has."""
+
+_OF_TORCH = str(Path(torch.__file__).parent)
+
+
+class FunctionWatch(TorchFunctionMode):
+    """Notices calls that need no verification because they adapt, sizes that are read, and values that leave torch."""
+
+    def __init__(self, ctx: TraceContext) -> None:
+        super().__init__()
+        self.ctx = ctx
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        ctx = self.ctx
+        if func in _LEAVING:
+            ctx.operation = f"Tensor.{func.__name__}"
+            ctx.use(args[:1])
+            ctx.freeze_all(args[:1], "the values leave torch, where they cannot be followed")
+        elif func in _MEASURING and not ctx.adapts and not sys._getframe(1).f_code.co_filename.startswith(_OF_TORCH):
+            # The user's code may compute with the number, say as a scale, and no operation would show it.
+            ctx.operation = f"Tensor.{func.__name__.replace('__get__', 'shape')}"
+            for m in ctx.maps(args[0]):
+                ctx.ask(m.labels, "its size is read")
+        if ctx.adapts or func not in _ADAPTING:
+            return func(*args, **kwargs)
+        ctx.adapts = True
+        try:
+            return func(*args, **kwargs)
+        finally:
+            ctx.adapts = False
+
+
+_WIDTHS = {
+    "in_channels",
+    "out_channels",
+    "in_features",
+    "out_features",
+    "num_features",
+    "num_channels",
+    "normalized_shape",
+    "num_parameters",
+}
+"""Attributes that surgery corrects."""
+
+
+def ask_where_widths_are_read(model: nn.Module, trace: Trace) -> None:
+    """Code that reads a corrected attribute while it runs may compute with it, which no operation would show."""
+    readers = [name for name, module in model.named_modules() if _reads_widths(type(module))]  # type: ignore[arg-type]
+    for reader in readers:
+        reason = Reason("attribute", reader, "a number of channels is read from an attribute")
+        for name, labels in trace.tensors.items():
+            if not reader or name.startswith(f"{reader}."):
+                for axis in labels.axes:
+                    if axis is not None:
+                        trace.space.ask(axis, reason)
+
+
+@cache
+def _reads_widths(cls: Any) -> bool:
+    """Whether ``forward``, or a method that it names, reads such an attribute in code that is not torch's own."""
+    reached, todo = {"forward"}, ["forward"]
+    while todo:
+        method = getattr(cls, todo.pop(), None)
+        function = method.fget if isinstance(method, property) else method
+        code = getattr(function, "__code__", None)
+        if code is None or code.co_filename.startswith(_OF_TORCH):
+            continue
+        names = _names_in(code)
+        if names & _WIDTHS:
+            return True
+        todo += names - reached
+        reached |= names
+    return False
+
+
+def _names_in(code: Any) -> set[str]:
+    inner = (c for c in code.co_consts if hasattr(c, "co_names"))
+    return set(code.co_names).union(*map(_names_in, inner))
