@@ -85,6 +85,22 @@ def test_harm_done_by_eval_fn_reaches_neither_the_model_nor_later_candidates(har
     assert all(torch.equal(before[k], v) and before[k].dtype == v.dtype for k, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize("harm", [in_place, swapped_data, to_half_and_back])
+def test_harm_that_begins_late_is_noticed_too(harm: Callable[..., None]) -> None:
+    calls: list[float] = []
+
+    def harmful(candidate: nn.Module) -> float:
+        calls.append(closeness(candidate))
+        if len(calls) == 2:
+            harm(candidate)
+        return calls[-1]
+
+    harmful_job = job(harmful)
+    for _ in range(3):
+        harmful_job(HALF)
+    assert calls[2] == calls[0]
+
+
 def test_harm_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     made = job(lambda model: in_place(model) or 1.0)
     for _ in range(3):
@@ -120,6 +136,8 @@ def test_all_candidates_see_the_same_random_numbers() -> None:
 
 def test_the_callers_random_state_is_untouched() -> None:
     made = job(draw)
+    random.seed(123)
+    np.random.seed(123)
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     made({})
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
@@ -132,5 +150,6 @@ def test_job_travels_to_another_process() -> None:
     made = job(closeness, model=model)
     expected = made(HALF)
     copied = pickle.loads(pickle.dumps(made))
+    assert all(p.grad is None for p in copied._model.parameters())
     copied.prepare(CPU)
     assert copied(HALF) == expected

@@ -101,11 +101,12 @@ def test_fewer_excludes_later_evaluate_just_what_is_missing(runner: Runner, coun
 
 
 def test_more_excludes_later_evaluate_nothing_and_are_heeded(runner: Runner, counted: Counted) -> None:
-    runner().ana(counted)
+    runner().ana(lambda model: 1.0)
+    assert runner().prune(0.5, mode="slim").second.out_channels < 12
     made = runner()
     made.ana(counted, excludes=["second"])
-    assert counted.calls() == evaluations()
-    assert made.prune(0.2, mode="slim").second.out_channels == 12
+    assert counted.calls() == 0
+    assert made.prune(0.5, mode="slim").second.out_channels == 12
 
 
 class Grouped(nn.Module):

@@ -76,12 +76,28 @@ def run_labelled(
 
 
 def output_tensors(output: Any) -> list[torch.Tensor]:
-    """All tensors in what a model returned: nested containers, or the attributes of an object."""
-    if isinstance(output, (torch.Tensor, list, tuple, dict)):
-        return tensors_in(output)
-    if hasattr(output, "__dict__"):
-        return tensors_in(dict(vars(output)))
-    return []
+    """All tensors in what a model returned: in containers and in the attributes of objects, however deep."""
+    found: list[torch.Tensor] = []
+    seen: set[int] = set()
+
+    def visit(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+            return
+        if id(value) in seen or isinstance(value, (str, bytes, int, float, type, nn.Module)):
+            return
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            for item in value.values():
+                visit(item)
+        elif isinstance(value, (Sequence, set, frozenset)):
+            for item in value:
+                visit(item)
+        for name in [*getattr(value, "__dict__", ()), *getattr(type(value), "__slots__", ())]:
+            visit(getattr(value, name, None))
+
+    visit(output)
+    return found
 
 
 def _train_pass(

@@ -52,7 +52,7 @@ class CandidateJob:
 
     def prepare(self, device: torch.device) -> None:
         self._device = device
-        self._clone = clone_module(self._model, {}).to(device).eval()
+        self._clone = clone_module(self._model, {}).to(device)
         self._marks = [(t, t._version, t.data_ptr()) for t in named_tensors(self._clone).values()]
 
     def __call__(self, payload: Mapping[str, np.ndarray]) -> float:

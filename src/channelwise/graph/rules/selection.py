@@ -56,7 +56,10 @@ def select(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int, inde
 
 @rule(*operators(aten, "unbind"))
 def unbind(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, dim: int = 0) -> None:
-    """Every index of an axis by itself."""
+    """Every index of an axis by itself; how many there are is seen by the user's code."""
+    for m in ctx.maps(x):
+        if m.axis == dim % x.ndim:
+            ctx.ask(m.labels, "unbound along channels")
     for index, piece in enumerate(out):
         select(ctx, piece, x, dim, index)
 
