@@ -110,8 +110,8 @@ def test_larger_threshold_removes_more(runner: IterativePruningRunner) -> None:
 def test_threshold_bounds_the_loss_of_every_group(folder: Path) -> None:
     def score(model: Any) -> float:
         first, second = model.layers[0].out_channels, model.layers[3].out_channels
-        # The second layer loses 0.02 a channel: 2.5 channels are tolerated, so 2 go.
-        return 1.0 - 0.4 * (first < 40) - 0.02 * (64 - second)
+        # The second layer loses 0.019 a channel: 2.6 channels are tolerated, so 2 go.
+        return 1.0 - 0.4 * (first < 40) - 0.019 * (64 - second)
 
     made = IterativePruningRunner(wide(), INPUTS, folder=folder, quiet=True)
     made.ana(score)

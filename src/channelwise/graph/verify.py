@@ -30,6 +30,7 @@ class _Failure:
 
     text: str
     suspects: frozenset[str] = frozenset()
+    raised: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,11 @@ class Verifier:
     def check(self, structure: Structure, names: Sequence[str]) -> _Failure | None:
         """Prune about half of these groups: do the same labels meet in the slim model, and is it the masked one?"""
         wanted = set(names)
-        failure, outputs = self._labels_meet(structure, _half(structure, wanted))
-        if failure is not None:
-            return failure
         exact = {g.name for g in structure.groups if g.exact and g.name in wanted}
+        failure, outputs = self._labels_meet(structure, _half(structure, wanted))
+        # Of exact groups the outputs tell: a new tensor may just happen to have as many elements as there are channels.
+        if failure is not None and (failure.raised or not failure.suspects <= exact):
+            return failure
         if not exact:
             return None
         kept = _half(structure, exact)
@@ -90,7 +92,7 @@ class Verifier:
             # Whatever the user's code raises with fewer channels: it does not adapt.
             module = getattr(error, "_channelwise_module", "")
             text = f"with fewer channels the model's code raises {type(error).__name__}: {_first_line(error)}"
-            return _Failure(text, frozenset(_asked_in(self.trace, structure, module))), []
+            return _Failure(text, frozenset(_asked_in(self.trace, structure, module)), raised=True), []
         a, b = second.space.all_pairs()
         known = np.concatenate([frozen, np.ones(max(second.space.count - frozen.size, 0), bool)])
         wrong = (a != b) & ~(known[a] & known[b])

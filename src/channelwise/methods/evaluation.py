@@ -47,7 +47,7 @@ class CandidateJob:
         self._device = torch.device("cpu")
 
     def __getstate__(self) -> dict[str, Any]:
-        # The copy leaves behind what cannot travel: gradients, tensors that are not leaves, memory of a device.
+        # A copy, because .cpu() works in place: unpacking must not take memory on the GPU that the model is on.
         return {**self.__dict__, "_model": clone_module(self._model, {}).cpu(), "_clone": None, "_marks": []}
 
     def prepare(self, device: torch.device) -> None:
