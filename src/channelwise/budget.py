@@ -22,6 +22,8 @@ Profile = Callable[[float], "float | Mapping[str, float] | np.ndarray"]
 # A target may lie outside the reachable range by this share of itself and still get the end of the range: results
 # are promised within 1 %, and a model pruned earlier starts slightly off its own target.
 TOLERANCE = 0.01
+# Near enough, as a share of the target, not to look further away from equal sparsities.
+NEAR = 0.001
 
 
 def reachable(structure: Structure, cost: str = "macs", *, widths: Widths | None = None) -> tuple[float, float]:
@@ -83,7 +85,9 @@ def solve_budget(
             "share in this range, exclude fewer layers, lower channel_divisible or min_channels, or raise the limits."
         )
     start = _follow(family, last, widths, evaluate, target * full)
-    counts = repair(evaluate, widths, start, target * full)
+    # A profile says what the groups can bear, so it is left only for what the 1 % promise needs.
+    near = NEAR if profile is None else TOLERANCE / 2
+    counts = repair(evaluate, widths, start, target * full, near)
     got = float(evaluate(counts)) / full
     if abs(got - target) > TOLERANCE * target:
         logger.warning(

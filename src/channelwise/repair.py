@@ -11,8 +11,6 @@ import numpy as np
 
 from channelwise.widths import Widths
 
-# Near enough not to look further away from the profile, as a share of the target.
-NEAR = 0.001
 # Up to this many selections are compared one by one; more are searched by moving one or two groups at a time.
 ENUMERATED = 2048
 PAIRS = 16
@@ -21,11 +19,14 @@ ROUNDS = 4
 STRIDE = 4
 
 
-def repair(evaluate: Callable[[Any], Any], widths: Widths, start: np.ndarray, target: float) -> np.ndarray:
+def repair(
+    evaluate: Callable[[Any], Any], widths: Widths, start: np.ndarray, target: float, near: float = 0.001
+) -> np.ndarray:
     """Counts near ``start`` (groups,) whose cost is nearest to ``target``, rather below than above when equally near.
 
-    First every group may move one step from the start; if nothing within 0.1 % of the target is found, two steps, then
-    four, and so on: a coarse divisor must not miss a selection that exists, a fine one must not leave the profile.
+    First every group may move one step from the start; if nothing within ``near`` (a share) of the target is found,
+    two steps, then four, and so on: a coarse divisor must not miss a selection that exists, a fine one must not leave
+    the profile.
     """
     if not widths.free.any():
         return start
@@ -38,8 +39,8 @@ def repair(evaluate: Callable[[Any], Any], widths: Widths, start: np.ndarray, ta
         # A search that a wider box does not help has met the grain of the network's widths.
         stuck = not small and reach > 1 and (found == counts).all()
         counts = found
-        near = abs(float(evaluate(counts)) - target) <= NEAR * target
-        if near or stuck or ((lower <= widths.low).all() and (upper >= widths.high).all()):
+        arrived = abs(float(evaluate(counts)) - target) <= near * target
+        if arrived or stuck or ((lower <= widths.low).all() and (upper >= widths.high).all()):
             return counts
         for _ in range(reach):
             lower, upper = widths.below(lower), widths.above(upper)
