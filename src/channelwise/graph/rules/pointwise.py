@@ -23,6 +23,12 @@ _UNTAGGED = {
     "log_sigmoid_forward",
     "copy_",
     "celu",
+    "leaky_relu",
+    "hardtanh",
+    "hardsigmoid",
+    "elu",
+    "softplus",
+    "threshold",
     "selu",
     "_fake_quantize_learnable_per_tensor_affine",
 }
