@@ -123,6 +123,11 @@ class TraceContext:
             return None
         return self.one_axis(found)
 
+    def flat_map(self, tensor: torch.Tensor, axis: int) -> LabelMap | None:
+        """The map along ``axis`` with its labels as a vector (n,), columns of all blocks tied; or None."""
+        found = self.map_on(tensor, axis)
+        return None if found is None else LabelMap(self.one_axis(found), 0, found.zero)
+
     def one_axis(self, m: LabelMap) -> np.ndarray:
         """Labels (n,) of a map, those of different blocks of rows tied."""
         labels = m.labels

@@ -78,23 +78,23 @@ def _with_bias(ctx: TraceContext, result: LabelMap, bias: torch.Tensor | None) -
 
 def _plain(ctx: TraceContext, x: torch.Tensor, weight: torch.Tensor, transposed: bool) -> LabelMap | None:
     read, produced = (0, 1) if transposed else (1, 0)
-    inputs, columns = _flat(ctx, x, 1), _flat(ctx, weight, read)
+    inputs, columns = ctx.flat_map(x, 1), ctx.flat_map(weight, read)
     ctx.contract(inputs, columns, _FIXED)
-    rows = _flat(ctx, weight, produced)
+    rows = ctx.flat_map(weight, produced)
     _mark(ctx, columns, rows)
     return rows
 
 
 def _depthwise(ctx: TraceContext, x: torch.Tensor, weight: torch.Tensor, transposed: bool) -> LabelMap | None:
     """Input channel c and its output channels c·m … c·m + m - 1 are one channel."""
-    inputs = _flat(ctx, x, 1)
+    inputs = ctx.flat_map(x, 1)
     first, second = ctx.map_on(weight, 0), ctx.map_on(weight, 1)
     if inputs is None:
         for m in (first, second):
             if m is not None:
                 ctx.freeze(m.labels, _FIXED)
         return None
-    rows = _flat(ctx, weight, 0)
+    rows = ctx.flat_map(weight, 0)
     if rows is None:
         ctx.freeze(inputs.labels, "convolved with a kernel of fixed size")
         return None
@@ -115,8 +115,8 @@ def _grouped(
     ctx: TraceContext, x: torch.Tensor, weight: torch.Tensor, transposed: bool, groups: int
 ) -> LabelMap | None:
     """Every one of the ``groups`` parts keeps equally many inputs and equally many outputs, of its own choice."""
-    inputs = _flat(ctx, x, 1)
-    rows, columns = _flat(ctx, weight, 0), ctx.map_on(weight, 1)
+    inputs = ctx.flat_map(x, 1)
+    rows, columns = ctx.flat_map(weight, 0), ctx.map_on(weight, 1)
     per_block = _columns_of_blocks(ctx, columns, weight, groups)
     read, produced = (rows, per_block) if transposed else (per_block, rows)
     for m in (inputs, rows):
@@ -158,8 +158,3 @@ def _mark(ctx: TraceContext, read: LabelMap | None, produced: LabelMap | None) -
         ctx.space.mark_role(read.labels, "input")
     if produced is not None:
         ctx.space.mark_role(produced.labels, "output")
-
-
-def _flat(ctx: TraceContext, tensor: torch.Tensor, axis: int) -> LabelMap | None:
-    labels = ctx.labels_on(tensor, axis)
-    return None if labels is None else LabelMap(labels, 0, ctx.map_on(tensor, axis).zero)  # type: ignore[union-attr]

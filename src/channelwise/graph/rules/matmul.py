@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from channelwise.graph.context import TraceContext, tensors_in
-from channelwise.graph.labels import LabelMap
+from channelwise.graph.labels import LabelMap, along
 from channelwise.graph.rules.pointwise import join_elements
 from channelwise.graph.rules.registry import operators, rule
 
@@ -18,28 +18,18 @@ _FIXED = "multiplied and summed over with a tensor of fixed size, such as the ne
 
 def _product(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     """(…, n, k) @ (…, k, m) -> (…, n, m); leading axes are batches."""
-    left, right = ctx.map_on(a, a.ndim - 1), ctx.map_on(b, b.ndim - 2)
-    for m, axis in ((left, a.ndim - 1), (right, b.ndim - 2)):
-        if m is not None and not m.uniform:
-            ctx.labels_on(a if m is left else b, axis)
-    flat = [
-        None if m is None else LabelMap(m.labels.max(axis=_others(m), keepdims=False).reshape(-1), 0, m.zero)
-        for m in (left, right)
-    ]
-    ctx.contract(flat[0], flat[1], _FIXED)
+    left, right = ctx.flat_map(a, a.ndim - 1), ctx.flat_map(b, b.ndim - 2)
+    ctx.contract(left, right, _FIXED)
     maps: list[LabelMap] = []
-    for tensor, axis, place in ((a, a.ndim - 2, out.ndim - 2), (b, b.ndim - 1, out.ndim - 1)):
-        labels = ctx.labels_on(tensor, axis)
-        if labels is None:
+    for tensor, axis, place, read in ((a, a.ndim - 2, out.ndim - 2, left), (b, b.ndim - 1, out.ndim - 1, right)):
+        produced = ctx.flat_map(tensor, axis)
+        if produced is None:
             continue
-        shape = [1] * out.ndim
-        shape[place] = labels.size
-        maps.append(LabelMap(labels.reshape(shape), place, ctx.map_on(tensor, axis).zero))  # type: ignore[union-attr]
+        maps.append(along(produced.labels, place, out.ndim, produced.zero))
         if ctx.is_weight(tensor):
-            ctx.space.mark_role(labels, "output")
-            read = flat[0] if tensor is a else flat[1]
+            ctx.space.mark_role(produced.labels, "output")
             if read is not None:
-                ctx.space.mark_role(read.flat, "input")
+                ctx.space.mark_role(read.labels, "input")
     for batch in range(out.ndim - 2):
         both = [ctx.map_on(t, batch) for t in (a, b)]
         known = [m for m in both if m is not None]
@@ -50,10 +40,6 @@ def _product(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Ten
                 ctx.space.join(known[0].labels, known[1].labels)
             maps.append(m.with_zero(any(k.zero for k in known)))
     ctx.set(out, maps, ctx.is_weight(a) and ctx.is_weight(b))
-
-
-def _others(m: LabelMap) -> tuple[int, ...]:
-    return tuple(d for d in range(m.labels.ndim) if d != m.axis)
 
 
 @rule(*operators(aten, "mm"))
@@ -95,20 +81,15 @@ def addmm(
 @rule(*operators(aten, "mv"))
 def mv(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
     """(n, k) @ (k,) -> (n,)."""
-    ctx.contract(_flat(ctx, a, 1), _flat(ctx, x, 0), _FIXED)
-    ctx.set(out, [m.moved(m.flat, 0) for m in [_flat(ctx, a, 0)] if m], ctx.is_weight(a) and ctx.is_weight(x))
+    ctx.contract(ctx.flat_map(a, 1), ctx.flat_map(x, 0), _FIXED)
+    ctx.set(out, [m.moved(m.flat, 0) for m in [ctx.flat_map(a, 0)] if m], ctx.is_weight(a) and ctx.is_weight(x))
 
 
 @rule(*operators(aten, "dot", "vdot"))
 def dot(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     """(k,) · (k,) -> ()."""
-    ctx.contract(_flat(ctx, a, 0), _flat(ctx, b, 0), _FIXED)
+    ctx.contract(ctx.flat_map(a, 0), ctx.flat_map(b, 0), _FIXED)
     ctx.set(out, (), ctx.is_weight(a) and ctx.is_weight(b))
-
-
-def _flat(ctx: TraceContext, tensor: torch.Tensor, axis: int) -> LabelMap | None:
-    labels = ctx.labels_on(tensor, axis)
-    return None if labels is None else LabelMap(labels, 0, ctx.map_on(tensor, axis).zero)  # type: ignore[union-attr]
 
 
 @rule(
