@@ -100,7 +100,7 @@ def test_edited_line_is_named(journal: Journal) -> None:
         journal.read()
 
 
-@pytest.mark.parametrize("line", ["", "not json", "[1]", "{}"])
+@pytest.mark.parametrize("line", ["", "not json", "[1]", "{}", "[" * 100_000])
 def test_line_that_is_no_record_is_named(journal: Journal, line: str) -> None:
     lines = journal.path.read_text().splitlines()
     journal.path.write_text("\n".join([lines[0], line, lines[2], ""]))

@@ -141,7 +141,7 @@ class Journal:
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict) or record.pop("check", None) != _checksum(record):
             raise self.damaged(number, "it was edited or damaged")

@@ -51,7 +51,7 @@ def unwrap(model: object) -> nn.Module:
                 hint = f" Give an instance: {model.__name__}(...)."
             elif isinstance(model, Mapping):
                 hint = " A state dict holds no code: build the model and call load_state_dict."
-            raise InvalidArgumentError(f"model must be a torch.nn.Module, not {_describe(model)}.{hint}")
+            raise InvalidArgumentError(f"model must be a torch.nn.Module, not {describe(model)}.{hint}")
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             log.info("Took %s off the model; wrap the pruned model again.", type(model).__name__)
             model = model.module
@@ -72,7 +72,7 @@ def check_inputs(inputs: object, kwargs: Mapping[str, object] | None = None) -> 
         raise InvalidArgumentError("inputs is a module; the order is (model, inputs).")
     if not isinstance(inputs, (torch.Tensor, tuple, list, Mapping)):
         raise InvalidArgumentError(
-            f"inputs must be a tensor, or a tuple, list or dict of tensors like a real batch, not {_describe(inputs)}."
+            f"inputs must be a tensor, or a tuple, list or dict of tensors like a real batch, not {describe(inputs)}."
             + (" Use torch.from_numpy(inputs)." if isinstance(inputs, np.ndarray) else "")
         )
     tensors = [*_tensors(inputs), *_tensors(kwargs or {})]
@@ -80,7 +80,7 @@ def check_inputs(inputs: object, kwargs: Mapping[str, object] | None = None) -> 
         hint = ""
         if isinstance(inputs, (tuple, list)) and inputs and all(isinstance(n, int) for n in inputs):
             hint = f" Did you mean torch.randn({', '.join(map(str, inputs))})?"
-        raise InvalidArgumentError(f"inputs holds no tensor: {_describe(inputs)}.{hint}")
+        raise InvalidArgumentError(f"inputs holds no tensor: {describe(inputs)}.{hint}")
     return tensors
 
 
@@ -147,7 +147,8 @@ def _check_match(model: nn.Module, tensors: list[torch.Tensor]) -> None:
         )
 
 
-def _describe(value: object) -> str:
+def describe(value: object) -> str:
+    """What the user gave, in a few words for an error message."""
     text = repr(value) if not isinstance(value, (torch.Tensor, np.ndarray, Mapping)) else ""
     kind = value.__name__ if isinstance(value, type) else type(value).__name__
     if isinstance(value, type):

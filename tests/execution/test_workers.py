@@ -172,6 +172,28 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGKILL)
     assert len(pids) == 2
     assert not survivors
+    assert (tmp_path / "errors").read_text() == ""
+
+
+KILLED_AT_WORK = """
+import os, torch
+from channelwise.execution import Task
+from channelwise.execution.workers import WorkerPool
+from tests.execution.jobs import Square
+if __name__ == "__main__":
+    pool = WorkerPool(Square(), [torch.device("cpu")] * 2)
+    for result in pool.run([Task("a", "pid")] * 9):
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_workers_of_a_parent_killed_at_work_end_without_a_traceback(tmp_path: Path) -> None:
+    # They find nobody to send their scores to.
+    (tmp_path / "main.py").write_text(KILLED_AT_WORK)
+    command = [sys.executable, str(tmp_path / "main.py")]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    assert process.returncode == -9
+    assert process.stderr == ""
 
 
 def environment() -> dict[str, str]:

@@ -166,10 +166,20 @@ def test_error_in_eval_fn_names_the_group_and_keeps_what_was_finished(runner: Ru
     assert len(results(sens)) == 3
 
 
-def test_bad_score_writes_nothing(runner: Runner, sens: Path) -> None:
+def test_bad_score_writes_nothing(runner: Runner, sens: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(EvaluationError, match="the baseline: eval_fn returned None"):
         runner().ana(lambda model: None)
     assert list(sens.parent.iterdir()) == []
+    assert caplog.messages == ["No evaluation of this run was finished."]
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_scores_that_are_all_equal_are_mentioned(
+    runner: Runner, caplog: pytest.LogCaptureFixture, constant: bool
+) -> None:
+    model = net()
+    runner(model).ana(lambda candidate: closeness(model if constant else candidate))
+    assert ("eval_fn returned 0 for the full model and for every pruned one" in caplog.text) is constant
 
 
 def test_analysis_killed_again_and_again_repeats_only_what_was_in_flight(tmp_path: Path, sens: Path) -> None:

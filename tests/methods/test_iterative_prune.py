@@ -218,6 +218,27 @@ def test_inexact_groups_stay_full_in_sparse_mode_with_a_note(folder: Path, caplo
     assert made.prune(0.3, mode="slim").first.out_features < 32
 
 
+def test_unreachable_ratio_names_the_groups_that_sparse_mode_leaves_full(folder: Path) -> None:
+    made = IterativePruningRunner(Normed(), torch.randn(2, 8), folder=folder, quiet=True)
+    made.ana(lambda model: 1.0)
+    with pytest.raises(UnreachableTargetError, match="leaves 1 group full that mode='slim' may prune: first"):
+        made.prune(0.8)
+    made.prune(0.8, mode="slim")
+
+
+def test_unreachable_ratio_names_the_groups_that_ana_left_alone(folder: Path) -> None:
+    made = IterativePruningRunner(wide(), INPUTS, folder=folder, quiet=True)
+    made.ana(lambda model: 1.0, excludes=["layers.0", "layers.3"])
+    with pytest.raises(UnreachableTargetError, match=r"ana left 2 groups alone: layers\.0, layers\.3"):
+        made.prune(0.8)
+
+
+def test_info_file_that_cannot_be_written_leaves_no_spec(runner: IterativePruningRunner, folder: Path) -> None:
+    with pytest.raises(ResultsFileError, match="Cannot write"):
+        runner.prune(0.5, pruning_info_path=folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["Wide.sens"]
+
+
 def test_spec_file_holds_what_stays_and_what_it_costs(runner: IterativePruningRunner, folder: Path) -> None:
     slim = runner.prune(0.5, mode="slim")
     spec = json.loads((folder / "Wide_ratio_0.5.spec").read_text())
@@ -256,6 +277,7 @@ def test_spec_with_sparsities_alone_has_channels_chosen(runner: IterativePruning
     [
         ({"digest": "0"}, "another network"),
         ({"version": 9}, "format version 9"),
+        ({"version": 9, "new_field": 1}, "format version 9"),
         ({"groups": {"nowhere": {"sparsity": 0.5}}}, "no group 'nowhere'"),
         ({"groups": {"layers.0": {"sparsity": 1.5}}}, r"1\.5 of group 'layers\.0' is not in \[0, 1\)"),
         ({"groups": {"layers.0": {"sparsity": 0.25, "kept": [0, 1]}}}, "keeps 2 of 48"),

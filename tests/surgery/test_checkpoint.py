@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from channelwise.errors import InvalidArgumentError, ResultsFileError
+from channelwise.errors import InvalidArgumentError, ResultsFileError, UnsupportedModelError
 from channelwise.graph.structure import ModuleSizes, Size
 from channelwise.surgery.checkpoint import load, save
 from channelwise.surgery.slim import slim_model
@@ -296,6 +296,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         (lambda h: h["shapes"].update({"fc.bias": [4]}), {}, r"says \[4\] for fc.bias, the tensor has \[5\]"),
         (lambda h: None, {"fc__bias": torch.ones(3)}, r"says \[5\] for fc.bias, the tensor has \[3\]"),
         (lambda h: h.update(digest="0"), {}, "edited or damaged"),
+        (lambda h: h["attributes"]["conv"].update(in_channels=7), {}, "edited or damaged"),
         (lambda h: h.pop("modules"), {}, "header of .* was edited or damaged: modules"),
         (lambda h: h.update(modules=3), {}, "header of .* was edited or damaged: modules"),
     ],
@@ -383,3 +384,45 @@ def test_a_norm_keeps_its_statistics(tmp_path: Path) -> None:
     for name, _, _ in norm_slots("bn", [0]):
         assert torch.equal(fresh.state_dict()[name], slim.state_dict()[name])
     assert fresh.bn.num_features == 5
+
+
+def test_what_is_no_model_and_no_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "slim.safetensors"
+    with pytest.raises(InvalidArgumentError, match=r"must be a torch.nn.Module, not a dict"):
+        save({"weight": torch.ones(1)}, path)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match=r"order is \(model, file or state dict\)"):
+        save(path, slim_conv_net())  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="not the class ConvNet"):
+        load(ConvNet, path)  # type: ignore[type-var]
+    with pytest.raises(InvalidArgumentError, match="given as a path, not NoneType None"):
+        load(ConvNet(), None)  # type: ignore[arg-type]
+
+
+def test_scripted_models_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="before scripting"):
+        save(torch.jit.trace(slim_conv_net().eval(), image()), tmp_path / "slim.safetensors")
+
+
+def test_compiled_models_are_saved_and_loaded_without_the_compiler(tmp_path: Path) -> None:
+    path = tmp_path / "slim.safetensors"
+    slim = slim_conv_net()
+    save(torch.compile(slim), path)
+    loaded = ConvNet()
+    load(torch.compile(loaded), path)
+    assert {n: t.shape for n, t in loaded.state_dict().items()} == {n: t.shape for n, t in slim.state_dict().items()}
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ResultsFileError, match="not a file"):
+        save(slim_conv_net(), pipe)
+    assert pipe.is_fifo()
+
+
+def test_the_trace_of_another_model_is_refused() -> None:
+    model, traced = conv_net()
+    slim = slim_model(model, traced, select(traced, CONV_NET_KEPT))
+    _, other = grouped_net()
+    with pytest.raises(InvalidArgumentError, match="trace of another model"):
+        load(ConvNet(), slim.state_dict(), structure=other)

@@ -77,6 +77,51 @@ def test_user_hooks_and_user_attributes_come_along() -> None:
     assert list(clone._forward_pre_hooks.values()) == [print]
 
 
+def test_hooks_that_close_over_the_model_use_the_copy() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    model.seen = {}
+    seen = model.seen
+    model[1].register_forward_hook(lambda module, args, out: model.seen.update(closure=out))
+    model[1].register_forward_hook(lambda module, args, out, owner=model: owner.seen.update(default=out))
+    model[1].register_forward_hook(lambda module, args, out: seen.update(attribute=out))
+    clone = clone_module(model, {})
+    clone(torch.ones(1, 2))
+    assert sorted(clone.seen) == ["attribute", "closure", "default"]
+    assert model.seen == {}
+
+
+def test_a_patched_forward_uses_the_copy() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    layer, plain = model[0], model.forward
+    layer.forward = lambda x: torch.nn.functional.linear(x, layer.weight)
+    model.forward = lambda x: plain(x) + 1
+    clone = clone_module(model, {id(layer.weight): nn.Parameter(torch.eye(2) * 5)})
+    assert torch.equal(clone(torch.ones(1, 2)), torch.full((1, 2), 6.0))
+
+
+def test_what_a_hook_collects_outside_the_model_stays_the_users() -> None:
+    collected: list[torch.Tensor] = []
+    model = nn.Linear(2, 2)
+
+    def collect(module: nn.Module, args: object, out: torch.Tensor) -> None:
+        collected.append(out)
+
+    model.register_forward_hook(collect)
+    clone = clone_module(model, {})
+    assert list(clone._forward_hooks.values()) == [collect]
+
+
+network = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+
+
+def test_a_hook_that_uses_the_model_as_a_global_variable_is_refused() -> None:
+    handle = network[1].register_forward_hook(lambda module, args, out: network[0].weight.sum() + out)
+    with pytest.raises(UnsupportedModelError, match=r"_forward_hooks.*global variable 'network'"):
+        clone_module(network, {})
+    handle.remove()
+    clone_module(network, {})
+
+
 def test_what_cannot_be_copied_is_said() -> None:
     model = nn.Linear(2, 2)
     model.lock = threading.Lock()

@@ -250,6 +250,15 @@ def test_a_replaced_parameter_is_caught_at_the_next_forward() -> None:
     assert not old._backward_hooks
 
 
+def test_a_parameter_replaced_in_a_copy_is_caught_at_its_first_forward() -> None:
+    twin = copy.deepcopy(sparse_net()[0])
+    twin.conv2.weight = nn.Parameter(torch.ones(6, 8, 3, 3))
+    twin(image())
+    assert_zeros(twin)
+    train(twin)
+    assert_zeros(twin)
+
+
 def test_a_parameter_of_another_shape_is_left_to_the_user() -> None:
     sparse, _, _ = sparse_net()
     sparse.conv2 = nn.Conv2d(8, 7, 3, padding=1)

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
@@ -145,7 +146,7 @@ def _transport(job: Job, devices: Sequence[torch.device]) -> tuple[BaseContext, 
     """The start method, and the job in the form that goes with it: bytes for spawn, the object itself for fork."""
     try:
         packed = pickle.dumps(job)
-        if _importable_main():
+        if b"__main__" not in packed or _importable_main():
             return multiprocessing.get_context("spawn"), packed
         why = "it is defined in an interactive session"
     except Exception as error:  # pickling runs the user's classes: anything can be raised
@@ -208,18 +209,17 @@ def _work(connection: Connection, packed: Job | bytes, device: torch.device, thr
         with on_device(device):
             job.prepare(device)
     except Exception as error:
-        connection.send(("broken", f"{type(error).__name__}: {error}"))
+        with suppress(OSError):
+            connection.send(("broken", f"{type(error).__name__}: {error}"))
         return
-    connection.send(("ready",))
-    with on_device(device):
+    # A parent that was killed leaves a broken connection: there is nobody left to tell.
+    with on_device(device), suppress(OSError, EOFError):
+        connection.send(("ready",))
         while True:
             while not connection.poll(2.0):
                 if os.getppid() != parent:
                     return
-            try:
-                payload = connection.recv()
-            except EOFError:
-                return
+            payload = connection.recv()
             start = time.perf_counter()
             try:
                 score = job(payload)

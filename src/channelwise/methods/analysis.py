@@ -51,6 +51,8 @@ class Analysis:
             if tasks:
                 self._evaluate(tasks, executor_for, quiet)
             self._file.finish()
+            if tasks:
+                self._warn_if_all_equal()
 
     def _tasks(self, known: Sensitivity) -> dict[str, tuple[Task, Evaluation]]:
         """By label: the task and what is to be recorded of it, the score and time left open."""
@@ -108,7 +110,19 @@ class Analysis:
         finally:
             executor.close()
 
+    def _warn_if_all_equal(self) -> None:
+        """An eval_fn that evaluates some other model than the one it is given always returns the same."""
+        known = self._file.load()
+        if known is not None and {s for scores in known.scores.values() for s in scores.values()} == {known.baseline}:
+            log.warning(
+                "eval_fn returned %.6g for the full model and for every pruned one, so no group is more sensitive than "
+                "another. Does it evaluate the model that it is given, on enough data? Correct it and call ana(..., "
+                "forced=True).", known.baseline
+            )  # fmt: skip
+
     def _kept(self, finished: int, total: int) -> str:
+        if not finished:
+            return "No evaluation of this run was finished."
         return (
             f"{finished} of {plural(total, 'evaluation')} of this run are kept in {self._file.path}; "
             "ana goes on from there when it is called again."

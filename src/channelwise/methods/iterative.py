@@ -179,14 +179,16 @@ class IterativePruningRunner:
         if not structure.groups:
             raise NothingToPruneError("No channel group is left to prune: all channels are frozen, see graph.frozen.")
         full = match_excludes(structure, excludes, model)
-        if mode == "sparse":
-            full |= self._inexact(full)
+        inexact = self._inexact(full) if mode == "sparse" else set()
+        full |= inexact
         if spec_path is not None:
             spec = read_spec(spec_path, structure)
             selection = Targets(structure, self._graph.tensors(), full, channel_divisible, self._ranking).spec(spec)
         else:
             sensitivity, left_alone = self._sensitivity()
-            targets = Targets(structure, self._graph.tensors(), full | left_alone, channel_divisible, self._ranking)
+            why = _why_full(left_alone - full, inexact)
+            full |= left_alone
+            targets = Targets(structure, self._graph.tensors(), full, channel_divisible, self._ranking, why)
             if removal_ratio is not None:
                 selection = targets.removal_ratio(float(removal_ratio), sensitivity)
             else:
@@ -196,12 +198,12 @@ class IterativePruningRunner:
         if summary.macs_after == summary.macs_before:
             log.warning("Nothing is removed: no group allows it under this target.")
         pruned = self._build(selection, mode)
-        if spec_path is None:
-            ratio = float(removal_ratio) if removal_ratio is not None else round(summary.removal_ratio, 3)
-            write_spec(self._folder / f"{self._name}_ratio_{ratio:g}.spec", structure, selection, summary)
         if pruning_info_path is not None:
             slim = pruned if mode == "slim" else self._graph.slim(selection)
             write_info(pruning_info_path, model, slim, summary)
+        if spec_path is None:
+            ratio = float(removal_ratio) if removal_ratio is not None else round(summary.removal_ratio, 3)
+            write_spec(self._folder / f"{self._name}_ratio_{ratio:g}.spec", structure, selection, summary)
         if not self._quiet:
             Console().print(summary.table())
         return pruned
@@ -256,6 +258,19 @@ class IterativePruningRunner:
 
     def _file(self) -> SensitivityFile:
         return SensitivityFile(self._folder / f"{self._name}.sens", self._name, self._graph.structure)
+
+
+def _why_full(left_alone: set[str], inexact: set[str]) -> str:
+    """For errors: which groups stay full besides those that the excludes of this `prune` mean."""
+    text = ""
+    if left_alone:
+        text += f" ana left {plural(len(left_alone), 'group')} alone: {listed(sorted(left_alone))}."
+    if inexact:
+        text += (
+            f" mode='sparse' leaves {plural(len(inexact), 'group')} full that mode='slim' may prune: "
+            f"{listed(sorted(inexact))}."
+        )
+    return text
 
 
 def get_pruning_runner(model: nn.Module, inputs: Any, method: str, **options: Any) -> IterativePruningRunner:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from pydantic import BaseModel
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
@@ -50,6 +51,12 @@ class Spec(Record):
     params_before: int
     params_after: int
     groups: dict[str, GroupSpec]
+
+
+class _Version(BaseModel):
+    """Just the version: a newer format may have fields that this one does not know."""
+
+    version: int = VERSION
 
 
 class Change(Record):
@@ -105,9 +112,12 @@ def read_spec(path: str | os.PathLike[str], structure: Structure) -> Spec:
     Raises:
         ResultsFileError: no such file, damaged, of another network, or a group is not what the network has.
     """
+    version = _version(path)
+    if version > VERSION:
+        raise ResultsFileError(
+            f"{path} has format version {version}, this version of channelwise reads {VERSION}. Update channelwise."
+        )
     spec = read_json(path, Spec)
-    if spec.version > VERSION:
-        raise ResultsFileError(f"{path} has format version {spec.version}, this version reads {VERSION}.")
     if spec.digest != structure.digest():
         raise ResultsFileError(f"{path} is of another network (of class {spec.model}, with other layers or sizes).")
     sizes = structure.full()
@@ -128,6 +138,13 @@ def read_spec(path: str | os.PathLike[str], structure: Structure) -> Spec:
     except InvalidArgumentError as error:
         raise ResultsFileError(f"{path}: {error}") from error
     return spec
+
+
+def _version(path: str | os.PathLike[str]) -> int:
+    try:
+        return read_json(path, _Version).version
+    except ResultsFileError:
+        return VERSION  # what is wrong is told when all of the file is read
 
 
 def write_info(path: str | os.PathLike[str], dense: nn.Module, slim: nn.Module, summary: Summary) -> None:

@@ -43,8 +43,10 @@ class Targets:
         full: set[str],
         channel_divisible: int,
         ranking: str | Criterion,
+        why_full: str = "",
     ) -> None:
         self._structure = structure
+        self._why_full = why_full
         self._weights = Weights.of(tensors, structure)
         self._full = full
         self._ranking = ranking
@@ -60,7 +62,9 @@ class Targets:
             NothingToPruneError: every group is excluded.
         """
         if not self._widths.free.any():
-            raise NothingToPruneError("No channel group is left to prune: all are excluded or at their smallest width.")
+            raise NothingToPruneError(
+                f"No channel group is left to prune: all are excluded or at their smallest width.{self._why_full}"
+            )
         low, high = reachable(self._structure, "macs", widths=self._widths)
         keep = 1 - ratio
         if not low * (1 - TOLERANCE) <= keep <= high * (1 + TOLERANCE):
@@ -69,6 +73,7 @@ class Targets:
                 f"{self._divisor} between {1 - high:.3f} and {1 - low:.3f} of the MACs of the original model can be "
                 f"removed (at most {MAX_SPARSITY:.0%} of a group's channels)."
                 + (f" An earlier pruning has removed {1 - high:.3f} already." if ratio < 1 - high else "")
+                + self._why_full
             )
         profile = severity_profile(loss_curves(self._structure, sensitivity))
         counts = solve_budget(self._structure, keep, "macs", profile=profile, widths=self._widths)

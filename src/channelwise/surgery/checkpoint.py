@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -16,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from channelwise.errors import InvalidArgumentError, ResultsFileError
+from channelwise.errors import InvalidArgumentError, ResultsFileError, UnsupportedModelError
 from channelwise.files import Record, first_problem, sync_folder, writing
 from channelwise.graph.structure import Structure
+from channelwise.modelcheck import describe
 from channelwise.surgery.attributes import fixer_of
 from channelwise.surgery.counts import counts_from_shapes
 from channelwise.surgery.install import check_sizes, install
@@ -35,7 +37,7 @@ class Header(Record):
 
     ``modules``: name -> class; ``shapes``: tensor name -> shape, of parameters and buffers, persistent or not;
     ``aliases``: further names of a shared tensor -> the name it is stored under; ``attributes``: module ->
-    attribute -> value; ``complex``: tensors stored as pairs of real numbers; ``digest``: of ``shapes``.
+    attribute -> value; ``complex``: tensors stored as pairs of real numbers; ``digest``: of all of these.
     """
 
     format: str = "channelwise slim model"
@@ -54,9 +56,10 @@ def save(slim: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ResultsFileError: the file cannot be written; what was there before is untouched.
+        InvalidArgumentError, UnsupportedModelError: ``slim`` is no module, or a scripted one.
     """
     slim = _unwrapped(slim)
-    path = Path(path)
+    path = _path(path)
     stored, aliases = _stored_tensors(slim)
     _mention_extra_state(slim)
     shapes = {name: list(tensor.shape) for name, tensor in stored.items()}
@@ -67,8 +70,9 @@ def save(slim: nn.Module, path: str | os.PathLike[str]) -> None:
         aliases=aliases,
         attributes=_attributes(slim),
         complex=[name for name, tensor in stored.items() if tensor.is_complex()],
-        digest=_digest(shapes),
+        digest="",
     )
+    header = header.model_copy(update={"digest": _digest(header)})
     # Views of one storage are independent tensors here, hence the clones.
     plain = {
         n: (torch.view_as_real(t) if t.is_complex() else t).detach().contiguous().clone() for n, t in stored.items()
@@ -76,6 +80,8 @@ def save(slim: nn.Module, path: str | os.PathLike[str]) -> None:
     content = to_safetensors(plain, metadata={_HEADER: header.model_dump_json()})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError(errno.EINVAL, "it is a device, a pipe or a socket, not a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
@@ -110,10 +116,35 @@ def load(
     """
     target = _unwrapped(model)
     if isinstance(source, Mapping):
-        _load_state(target, source, structure)
+        _load_state(target, source, _structure(target, structure))
     else:
-        _load_file(target, Path(source))
+        _load_file(target, _path(source))
     return model
+
+
+def _path(path: object) -> Path:
+    if isinstance(path, (str, os.PathLike)):
+        return Path(path)
+    hint = "; the order is (model, file or state dict)" if isinstance(path, nn.Module) else ""
+    raise InvalidArgumentError(f"the file must be given as a path, not {describe(path)}{hint}")
+
+
+def _structure(model: nn.Module, structure: Any) -> Structure | None:
+    """The structure itself or that of a graph, if it is of ``model``."""
+    structure = getattr(structure, "structure", structure)
+    if structure is None:
+        return None
+    if not isinstance(structure, Structure):
+        raise InvalidArgumentError(f"structure must be a trace of the model, not {describe(structure)}")
+    present = named_tensors(model)
+    for name, info in structure.tensors.items():
+        if name not in present or tuple(present[name].shape) != info.shape:
+            there = f"the shape {tuple(present[name].shape)}" if name in present else "none"
+            raise InvalidArgumentError(
+                f"structure is the trace of another model: it has {name} of shape {info.shape}, "
+                f"the {type(model).__name__} has {there}"
+            )
+    return structure
 
 
 def _load_file(model: nn.Module, path: Path) -> None:
@@ -181,12 +212,14 @@ def _read(path: Path) -> tuple[Header, dict[str, torch.Tensor]]:
         if name in tensors:
             tensors[name] = torch.view_as_complex(tensors[name])
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    if shapes != header.shapes or _digest(shapes) != header.digest:
-        wrong = next((n for n in {**shapes, **header.shapes} if shapes.get(n) != header.shapes.get(n)), "the digest")
-        raise ResultsFileError(
-            f"{path} was edited or damaged: its header says {header.shapes.get(wrong)} for {wrong}, "
-            f"the tensor has {shapes.get(wrong)}. Save the model again"
-        )
+    for name in {**shapes, **header.shapes}:
+        if shapes.get(name) != header.shapes.get(name):
+            raise ResultsFileError(
+                f"{path} was edited or damaged: its header says {header.shapes.get(name)} for {name}, "
+                f"the tensor has {shapes.get(name)}. Save the model again"
+            )
+    if _digest(header) != header.digest:
+        raise ResultsFileError(f"the header of {path} was edited or damaged: another digest. Save the model again")
     return header, tensors
 
 
@@ -238,11 +271,21 @@ def _mention_extra_state(model: nn.Module) -> None:
             log.warning("The extra state of module %r is not saved: only tensors are.", name)
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
+def _unwrapped(model: Any) -> nn.Module:
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif type(model).__name__ == "OptimizedModule" and "_orig_mod" in model._modules:
+            model = model._modules["_orig_mod"]
+        else:
+            break
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(f"the model must be a torch.nn.Module, not {describe(model)}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModelError(f"the model is a {type(model).__name__}: save and load before scripting it")
     return model
 
 
-def _digest(shapes: Mapping[str, list[int]]) -> str:
-    return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
+def _digest(header: Header) -> str:
+    content = header.model_dump(include={"modules", "shapes", "aliases", "attributes", "complex"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

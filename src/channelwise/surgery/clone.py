@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from channelwise.errors import UnsupportedModelError
+from channelwise.surgery.closures import rebind_functions
 
 # Where objects of channelwise hang on a module: they belong to that one model and are not carried over to a clone.
 GUARD = "_channelwise_guard"
@@ -45,7 +46,7 @@ def clone_module(model: nn.Module, replace: Mapping[int, torch.Tensor]) -> nn.Mo
     come along; gradients do not, and what channelwise attached to the model itself (a sparse model's guard) does not.
 
     Raises:
-        UnsupportedModelError: something that hangs on the model refuses to be copied.
+        UnsupportedModelError: something that hangs on the model refuses to be copied, or would use the original.
     """
     memo: dict[int, Any] = dict(replace)
     _prepare_empty_containers(model, memo)
@@ -68,6 +69,7 @@ def clone_module(model: nn.Module, replace: Mapping[int, torch.Tensor]) -> nn.Mo
             ) from error
     for original in parted:
         _drop_companions(memo[id(original)])
+    rebind_functions(clone, memo)
     return clone
 
 

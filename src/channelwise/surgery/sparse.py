@@ -123,13 +123,18 @@ class SparseGuard(Companion):
         if torch.compiler.is_compiling() or module.__dict__.get("_is_replica", False):
             return
         if self._root != id(module):
-            self.watch(module)
+            # A copy: its own parameters are hooked and zero already, those put in their place since are not.
+            if self.watch(module):
+                self.zero(module)
         elif any(store.get(key) is not parameter for store, key, parameter in self._places):
             self.watch(module)
             self.zero(module)
 
-    def watch(self, module: nn.Module) -> None:
-        """Hook the gradients of the parameters of ``module`` that lost slots, and of no others."""
+    def watch(self, module: nn.Module) -> bool:
+        """Hook the gradients of the parameters of ``module`` that lost slots, and of no others.
+
+        Returns whether there were any not hooked before.
+        """
         self._root = id(module)
         self._places = []
         found: dict[int, tuple[str, nn.Parameter]] = {}
@@ -141,7 +146,9 @@ class SparseGuard(Companion):
                     found[id(parameter)] = (name, parameter)
         for gone in self._hooked.keys() - found.keys():
             self._hooked.pop(gone)[2].remove()
+        new = not found.keys() <= self._hooked.keys()
         self._hook(found.values())
+        return new
 
     def zero(self, module: nn.Module) -> None:
         """Set the removed slots of parameters and buffers of ``module`` to zero, in place."""

@@ -71,7 +71,8 @@ def _batch_norm(
             _join_per_channel(ctx, m, tensors)
             maps.append(m.with_zero(_affine_zero(m, weight, bias)))
         elif training:
-            ctx.freeze(m.labels, "batch statistics over a labelled axis")
+            ctx.inexact(m.labels, "normalised by statistics over several channels")
+            maps.append(m.with_zero(False))
         else:
             maps.append(m.with_zero(False))
     ctx.set(tensors_in(out)[0], maps)

@@ -65,7 +65,9 @@ def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, *
             ctx.freeze(m.labels, "the weight of a grouped convolution is reshaped")
             continue
         rows, columns = next(b for b in pairs if m.axis in b[0])
-        results.append(_through(ctx, m, x.shape, out.shape, rows, columns))
+        moved = _through(ctx, m, x.shape, out.shape, rows, columns)
+        if moved is not None:
+            results.append(moved)
         if not ctx.is_weight(x):
             ctx.ask(m.labels, f"reshaped from {tuple(x.shape)} to {tuple(out.shape)}")
     ctx.set(out, results, ctx.is_weight(x))
@@ -78,7 +80,7 @@ def _through(
     new: Sequence[int],
     rows: tuple[int, ...],
     columns: tuple[int, ...],
-) -> LabelMap:
+) -> LabelMap | None:
     shape = [1] * len(new)
     if len(rows) == len(columns) == 1:
         shape[columns[0]] = new[columns[0]]
@@ -90,6 +92,10 @@ def _through(
         for k in range(len(columns))
         if not np.array_equal(labels, np.broadcast_to(np.take(labels, [0], k), labels.shape))
     ]
+    if not varying and len(columns) > 1:
+        # One channel fills the whole axis, so it can never go, and which of the new axes is its own is unknown.
+        ctx.freeze(labels, "one channel fills a whole axis that is reshaped")
+        return None
     keep = _shrinking(varying, rows, columns) if varying else 0
     for k in range(len(columns)):
         if k != keep:
