@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from channelwise import files
 from channelwise.errors import ResultsFileError
 from channelwise.files import Journal, LockOwner, Record, locked, read_json, write_json, write_text
 
@@ -178,5 +179,15 @@ def test_empty_old_lock_is_taken_over(tmp_path: Path) -> None:
     lock = tmp_path / "a.lock"
     lock.touch()
     os.utime(lock, (1, 1))
+    with locked(tmp_path / "a"):
+        pass
+
+
+def test_empty_lock_from_the_future_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The machine's clock was set back after a kill.
+    monkeypatch.setattr(files, "WRITING_SECONDS", 0.2)
+    lock = tmp_path / "a.lock"
+    lock.touch()
+    os.utime(lock, (2**32, 2**32))
     with locked(tmp_path / "a"):
         pass

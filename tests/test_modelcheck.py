@@ -136,3 +136,13 @@ def test_whole_number_inputs_have_no_type_to_match() -> None:
 
 def test_mixed_precision_models_take_any_floating_input() -> None:
     check_model(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3).double()), torch.zeros(1, 3).double())
+
+
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"batch is empty: the first tensor has shape \(0, 3\)"):
+        check_model(nn.Linear(3, 2), torch.ones(0, 3))
+
+
+def test_keyword_arguments_must_be_a_mapping() -> None:
+    with pytest.raises(InvalidArgumentError, match="kwargs must be a dict"):
+        check_model(nn.Linear(3, 2), torch.ones(1, 3), 3)  # type: ignore[arg-type]

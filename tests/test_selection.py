@@ -237,9 +237,10 @@ def test_excluding_every_group_leaves_nothing_to_prune(target):
         select(NET, TENSORS, excludes="*", **target)
 
 
-def test_a_model_without_groups_has_nothing_to_prune():
+@pytest.mark.parametrize("target", [{"macs": 0.5}, {"params": 0.5}, {"sparsity": 0.5}])
+def test_a_model_without_groups_has_nothing_to_prune(target):
     with pytest.raises(NothingToPruneError, match="has no channel group"):
-        select(chain([]), random_tensors(chain([])), macs=0.5)
+        select(chain([]), random_tensors(chain([])), **target)
 
 
 def test_tensors_of_another_model_are_refused_by_name():

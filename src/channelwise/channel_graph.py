@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from channelwise import cost
-from channelwise.errors import TraceError
+from channelwise.errors import ChannelwiseError, InvalidArgumentError, TraceError
 from channelwise.excludes import match_excludes
 from channelwise.graph.channels import build, group_labels
 from channelwise.graph.context import tensors_in
@@ -80,7 +80,11 @@ class ChannelGraph:
         return sparse_model(self.model, self.structure, selection)
 
     def _counts(self, selection: Selection | None) -> Mapping[str, int]:
-        return self.structure.full() if selection is None else selection.check(self.structure).counts()
+        if selection is None:
+            return self.structure.full()
+        if not isinstance(selection, Selection):
+            raise InvalidArgumentError(f"Give a selection, such as graph.select(macs=0.5) makes, not {selection!r}.")
+        return selection.check(self.structure).counts()
 
     def __str__(self) -> str:
         return graph_table(self.structure)
@@ -125,6 +129,8 @@ def trace(
             recorded = trace_passes(_private_copy(model, share=True), args, named, shared=True)
         except WritesParameters:
             recorded = trace_passes(_private_copy(model, share=False), args, named, shared=False)
+        except ChannelwiseError:
+            raise
         except Exception as error:
             module = getattr(error, "_channelwise_module", "")
             where = f" in {module}" if module else ""

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
 SYNC_SECONDS = 1.0
+WRITING_SECONDS = 5.0
 
 
 class Record(BaseModel):
@@ -190,8 +191,9 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     text = _this_process().model_dump_json()
     with writing(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
         while not _create(lock, text):
-            _evict_dead_owner(lock)
+            _evict_dead_owner(lock, time.monotonic() - began)
     try:
         yield
     finally:
@@ -214,7 +216,7 @@ def _create(lock: Path, text: str) -> bool:
     return True
 
 
-def _evict_dead_owner(lock: Path) -> None:
+def _evict_dead_owner(lock: Path, waited: float) -> None:
     """Remove ``lock`` if its owner has died; ResultsFileError if it lives or cannot be judged."""
     try:
         content = lock.read_bytes()
@@ -224,7 +226,8 @@ def _evict_dead_owner(lock: Path) -> None:
     try:
         owner = LockOwner.model_validate_json(content)
     except ValidationError:
-        if age < 5:  # its owner may be between creating and writing it
+        # Its owner may be between creating and writing it. The age alone does not do: the clock may have been set back.
+        if age < WRITING_SECONDS and waited < WRITING_SECONDS:
             time.sleep(0.05)
             return
         owner = None

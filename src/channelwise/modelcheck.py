@@ -75,12 +75,18 @@ def check_inputs(inputs: object, kwargs: Mapping[str, object] | None = None) -> 
             f"inputs must be a tensor, or a tuple, list or dict of tensors like a real batch, not {describe(inputs)}."
             + (" Use torch.from_numpy(inputs)." if isinstance(inputs, np.ndarray) else "")
         )
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise InvalidArgumentError(f"kwargs must be a dict of the model's keyword arguments, not {describe(kwargs)}.")
     tensors = [*_tensors(inputs), *_tensors(kwargs or {})]
     if not tensors:
         hint = ""
         if isinstance(inputs, (tuple, list)) and inputs and all(isinstance(n, int) for n in inputs):
             hint = f" Did you mean torch.randn({', '.join(map(str, inputs))})?"
         raise InvalidArgumentError(f"inputs holds no tensor: {describe(inputs)}.{hint}")
+    if tensors[0].dim() and tensors[0].shape[0] == 0:
+        raise InvalidArgumentError(
+            f"the batch is empty: the first tensor has shape {tuple(tensors[0].shape)}. Give at least one sample."
+        )
     return tensors
 
 

@@ -144,7 +144,7 @@ def select(
     get(ranking)
     full = match_excludes(structure, excludes, model)
     if sparsity is not None:
-        removes = bool(sparsities(structure, sparsity).any())
+        removes = bool(sparsities(structure, sparsity).any()) or (not isinstance(sparsity, Mapping) and sparsity > 0)
     else:
         removes = any(share is not None and share < 1 for share in (macs, params))
     if removes and all(g.name in full for g in structure.groups):

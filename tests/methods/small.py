@@ -26,7 +26,7 @@ class Net(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.norm(self.first(x)))
-        x = torch.relu(self.third(torch.relu(self.second(x))))
+        x = self.third(torch.relu(self.second(x)))
         return self.head(x.mean((2, 3)))
 
 

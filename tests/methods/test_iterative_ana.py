@@ -179,7 +179,7 @@ def test_scores_that_are_all_equal_are_mentioned(
 ) -> None:
     model = net()
     runner(model).ana(lambda candidate: closeness(model if constant else candidate))
-    assert ("eval_fn returned 0 for the full model and for every pruned one" in caplog.text) is constant
+    assert ("eval_fn returned 1 for the full model and for every pruned one" in caplog.text) is constant
 
 
 def test_analysis_killed_again_and_again_repeats_only_what_was_in_flight(tmp_path: Path, sens: Path) -> None:

@@ -296,7 +296,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         (lambda h: h["shapes"].update({"fc.bias": [4]}), {}, r"says \[4\] for fc.bias, the tensor has \[5\]"),
         (lambda h: None, {"fc__bias": torch.ones(3)}, r"says \[5\] for fc.bias, the tensor has \[3\]"),
         (lambda h: h.update(digest="0"), {}, "edited or damaged"),
-        (lambda h: h["attributes"]["conv"].update(in_channels=7), {}, "edited or damaged"),
+        (lambda h: next(iter(h["attributes"].values())).update(groups=7), {}, "edited or damaged"),
         (lambda h: h.pop("modules"), {}, "header of .* was edited or damaged: modules"),
         (lambda h: h.update(modules=3), {}, "header of .* was edited or damaged: modules"),
     ],
@@ -390,8 +390,10 @@ def test_what_is_no_model_and_no_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "slim.safetensors"
     with pytest.raises(InvalidArgumentError, match=r"must be a torch.nn.Module, not a dict"):
         save({"weight": torch.ones(1)}, path)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="given as a path, not a ConvNet"):
+        save(slim_conv_net(), slim_conv_net())  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match=r"order is \(model, file or state dict\)"):
-        save(path, slim_conv_net())  # type: ignore[arg-type]
+        load(ConvNet(), slim_conv_net())  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError, match="not the class ConvNet"):
         load(ConvNet, path)  # type: ignore[type-var]
     with pytest.raises(InvalidArgumentError, match="given as a path, not NoneType None"):
@@ -422,7 +424,7 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
 
 def test_the_trace_of_another_model_is_refused() -> None:
     model, traced = conv_net()
-    slim = slim_model(model, traced, select(traced, CONV_NET_KEPT))
+    slim = slim_model(model, traced, select(traced, **CONV_NET_KEPT))
     _, other = grouped_net()
     with pytest.raises(InvalidArgumentError, match="trace of another model"):
         load(ConvNet(), slim.state_dict(), structure=other)

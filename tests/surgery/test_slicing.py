@@ -50,7 +50,7 @@ def test_a_block_without_rows_disappears() -> None:
 
 def test_blocks_that_keep_different_numbers_are_refused() -> None:
     _, found = grouped_net()
-    with pytest.raises(InvalidArgumentError, match=r"1\.weight must keep equally many columns.*\[1, 3\]"):
+    with pytest.raises(InvalidArgumentError, match=r"parts of group 'stem' must keep equally many.*\[1, 3\]"):
         cut_tensors(found, select(found, stem=[0, 5, 6, 7]))
 
 
@@ -151,3 +151,18 @@ def test_whole_number_buffers_come_back_from_the_original() -> None:
     back = sparse_state_dict(slim, found, selection, model.state_dict())
     assert back["order"].tolist() == [5, 6, 7, 8]
     assert back["mean"].tolist() == [1, 0, 0, 1]
+
+
+def test_blocks_that_keep_different_numbers_are_refused_without_parts_too() -> None:
+    model, _ = grouped_net()
+    columns = group("stem", ("1.weight", 1, np.arange(8)))
+    found = structure(model, columns, blocks={"1.weight": 2})
+    with pytest.raises(InvalidArgumentError, match=r"1\.weight must keep equally many columns.*\[1, 3\]"):
+        cut_tensors(found, select(found, stem=[0, 5, 6, 7]))
+
+
+@pytest.mark.parametrize("given", [None, 0.5, {"stem": [0]}])
+def test_what_is_no_selection_is_refused(given: object) -> None:
+    _, found = grouped_net()
+    with pytest.raises(InvalidArgumentError, match="a selection is needed, as graph"):
+        cut_tensors(found, given)  # type: ignore[arg-type]

@@ -39,6 +39,7 @@ class TraceContext:
 
     ``module`` is the qualified name of the module being executed, ``operation`` the ATen operator.
     ``adapts`` is true inside calls that compute their sizes from their input (``flatten``, ``chunk`` …).
+    ``free_axis`` is the axis of a requested shape whose length is given as -1, and so adapts.
     """
 
     space: LabelSpace
@@ -46,6 +47,7 @@ class TraceContext:
     module_type: type = torch.nn.Module
     operation: str = ""
     adapts: bool = False
+    free_axis: int | None = None
     macs: list[MacRecord] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
     _known: dict[int, _Known] = field(default_factory=dict)

@@ -29,6 +29,18 @@ def undisturbed_randomness(device_tensors: Sequence[torch.Tensor]) -> Iterator[N
         yield
 
 
+@contextmanager
+def _no_cached_casts() -> Iterator[None]:
+    """Keep autocast from handing out casts of parameters that were made before labels were watched."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
+
+
 def run_labelled(
     model: nn.Module,
     args: Sequence[Any],
@@ -56,6 +68,7 @@ def run_labelled(
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
+            stack.enter_context(_no_cached_casts())
             stack.enter_context(FunctionWatch(ctx))
             stack.enter_context(mode)
             output = model(*args, **kwargs)

@@ -22,6 +22,18 @@ _ADAPTING = {
     torch.Tensor.chunk,
     torch.pixel_shuffle,
     torch.pixel_unshuffle,
+    torch.prelu,
+    torch._C._nn.linear,
+    torch.matmul,
+    torch.Tensor.matmul,
+    torch.Tensor.__matmul__,
+    torch.Tensor.__rmatmul__,
+    torch.functional.einsum,
+    torch.Tensor.expand_as,
+    torch.Tensor.view_as,
+    torch.Tensor.reshape_as,
+    torch.functional.broadcast_tensors,
+    torch.group_norm,
     nn.functional.instance_norm,
     torch.instance_norm,
     torch._C._nn.adaptive_avg_pool2d,
@@ -29,6 +41,8 @@ _ADAPTING = {
     torch._C._nn.pad,
 }
 """Functions that compute every size from their input."""
+
+_RESHAPING = {torch.Tensor.view, torch.Tensor.reshape, torch.reshape}
 
 _LEAVING = {
     torch.Tensor.numpy,
@@ -71,6 +85,13 @@ class FunctionWatch(TorchFunctionMode):
             ctx.operation = f"Tensor.{func.__name__.replace('__get__', 'shape')}"
             for m in ctx.maps(args[0]):
                 ctx.ask(m.labels, "its size is read")
+        if func in _RESHAPING and not ctx.adapts:
+            sizes = kwargs.get("shape", args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:])
+            ctx.free_axis = list(sizes).index(-1) if -1 in sizes else None
+            try:
+                return func(*args, **kwargs)
+            finally:
+                ctx.free_axis = None
         if ctx.adapts or func not in _ADAPTING:
             return func(*args, **kwargs)
         ctx.adapts = True

@@ -44,7 +44,7 @@ def get(ranking: str | Criterion) -> Criterion:
     if isinstance(ranking, str):
         if ranking in _criteria:
             return _criteria[ranking]
-        near = difflib.get_close_matches(ranking, _criteria, n=1)
+        near = difflib.get_close_matches(ranking.lower(), _criteria, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InvalidArgumentError(f"There is no ranking {ranking!r}; there are {', '.join(names())}.{hint}")
     if callable(ranking):

@@ -12,6 +12,7 @@ from torch import nn
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.graph.structure import Group, Structure, TensorInfo
+from channelwise.modelcheck import describe
 
 if TYPE_CHECKING:
     from channelwise.selection import Selection
@@ -73,6 +74,11 @@ def removed_channels(structure: Structure, selection: Selection) -> dict[str, np
     Raises:
         InvalidArgumentError: the selection is not one of this structure.
     """
+    if not isinstance(getattr(selection, "kept", None), Mapping):
+        raise InvalidArgumentError(
+            f"a selection is needed, as graph.select(...) returns it, not {describe(selection)}; "
+            "channelwise.Selection({group: indices}) makes one by hand"
+        )
     unknown = sorted(set(selection.kept) - {g.name for g in structure.groups})
     if unknown:
         raise InvalidArgumentError(f"the selection names groups that this model does not have: {', '.join(unknown)}")
@@ -82,8 +88,20 @@ def removed_channels(structure: Structure, selection: Selection) -> dict[str, np
             raise InvalidArgumentError(f"the selection lacks group {group.name!r}; every group must be there")
         lost = _complement(group, np.asarray(selection.kept[group.name]))
         if len(lost):
+            _check_parts(group, lost)
             removed[group.name] = lost
     return removed
+
+
+def _check_parts(group: Group, lost: np.ndarray) -> None:
+    if group.parts is None:
+        return
+    labels, part = np.unique(group.parts, return_inverse=True)
+    counts = np.bincount(part, minlength=len(labels)) - np.bincount(part[lost], minlength=len(labels))
+    if len(set(counts.tolist())) > 1:
+        raise InvalidArgumentError(
+            f"the parts of group {group.name!r} must keep equally many channels, the selection keeps {counts.tolist()}"
+        )
 
 
 def _complement(group: Group, kept: np.ndarray) -> np.ndarray:

@@ -273,6 +273,8 @@ def _unfused_attention() -> Iterator[None]:
 
 
 def _random_selection(graph: ChannelGraph, share: float, seed: int) -> Selection:
+    if not graph.groups:
+        return Selection({})
     generator = np.random.default_rng(seed)
     return graph.select(sparsity=1 - share, ranking=lambda group, tensors: generator.random(group.size))
 

@@ -65,9 +65,12 @@ def squeeze(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int | Se
 def expand(
     ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, size: Sequence[int], *, implicit: bool = False
 ) -> None:
-    """Axes of length 1 repeated without copying."""
+    """Axes of length 1 repeated without copying. A length given for a labelled axis may be a constant."""
     extra = out.ndim - x.ndim
     maps = [m.moved(m.labels.reshape((1,) * extra + m.labels.shape), m.axis + extra) for m in ctx.maps(x)]
+    for m in maps:
+        if size[m.axis] != -1:
+            ctx.ask(m.labels, f"expanded to {tuple(size)}")
     ctx.set(out, maps, ctx.is_weight(x))
 
 

@@ -68,7 +68,7 @@ def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, *
         moved = _through(ctx, m, x.shape, out.shape, rows, columns)
         if moved is not None:
             results.append(moved)
-        if not ctx.is_weight(x):
+        if moved is None or moved.axis != ctx.free_axis:
             ctx.ask(m.labels, f"reshaped from {tuple(x.shape)} to {tuple(out.shape)}")
     ctx.set(out, results, ctx.is_weight(x))
 
@@ -96,7 +96,7 @@ def _through(
         # One channel fills the whole axis, so it can never go, and which of the new axes is its own is unknown.
         ctx.freeze(labels, "one channel fills a whole axis that is reshaped")
         return None
-    keep = _shrinking(varying, rows, columns) if varying else 0
+    keep = columns.index(ctx.free_axis) if ctx.free_axis in columns else _shrinking(varying, columns)
     for k in range(len(columns)):
         if k != keep:
             labels = ctx.space.tie(labels, k) if k in varying else np.take(labels, [0], k)
@@ -104,10 +104,10 @@ def _through(
     return m.moved(labels.reshape(shape), columns[keep])
 
 
-def _shrinking(varying: list[int], rows: tuple[int, ...], columns: tuple[int, ...]) -> int:
+def _shrinking(varying: list[int], columns: tuple[int, ...]) -> int:
     """Which axis that a labelled one is split into gets shorter: (g, c/g) keeps g parts, (c, h, w) keeps space."""
-    if len(varying) == 1:
-        return varying[0]
+    if len(varying) < 2:
+        return varying[0] if varying else 0
     return varying[0] if len(columns) > 2 else varying[-1]
 
 
