@@ -33,12 +33,15 @@ class Kept:
 
     def shape(self, module: nn.Module, name: str) -> Shape | None:
         """Shape after the change of the tensor that ``module`` uses as ``name``, however it is stored."""
-        stored = (name, f"parametrizations.{name}.original", f"{name}_v", f"{name}_orig")
-        for local in stored:
+        inside = f"parametrizations.{name}."
+        original = f"{inside}original"
+        # Several originals, or a parametrization whose own tensors decide (orthogonal has a base): only computing tells.
+        others = [n for n in self.after if n.startswith(inside) and n != original]
+        if any(n == f"{original}0" or self.after[n] != self.before.get(n) for n in others):
+            return _shape_of_computed(module, name)
+        for local in (name, original, f"{name}_v", f"{name}_orig"):
             if local in self.after:
                 return self.after[local]
-        if f"parametrizations.{name}.original0" in self.after:
-            return _shape_of_computed(module, name)
         return None
 
     def length(self, which: str, axis: int, before: int) -> int | None:
