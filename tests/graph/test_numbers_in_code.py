@@ -85,6 +85,21 @@ def test_weights_standardised_by_a_batch_norm_are_pruned_inexactly() -> None:
     assert [(g.size, g.exact) for g in report.graph.groups] == [(16, False)]
 
 
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_layers_under_spectral_norm_are_pruned(norm: Callable[[nn.Module], nn.Module]) -> None:
+    network = nn.Sequential(nn.Conv1d(1, 16, 3), nn.ReLU(), norm(nn.Conv1d(16, 12, 3)), nn.Conv1d(12, 3, 1))
+    report = check_oracle(network, torch.randn(2, 1, 16))
+    assert [(g.name, g.size) for g in report.graph.groups] == [("0", 16), ("2", 12)]
+
+
+def test_a_gate_expanded_to_the_channels_prunes_with_them() -> None:
+    def middle(m: Gated, x: Tensor) -> Tensor:
+        y = m.first(x) * m.gate.view(1, -1, 1, 1)
+        return y * y.amax(1, keepdim=True).sigmoid().expand_as(y)
+
+    assert [g.size for g in check_oracle(Gated(middle), IMAGES).graph.groups] == [16]
+
+
 def test_tracing_under_autocast_finds_the_same_groups() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1))
     with torch.autocast("cpu", torch.bfloat16):

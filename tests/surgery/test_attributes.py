@@ -221,3 +221,13 @@ def test_modules_that_keep_their_size_are_not_touched() -> None:
     model[2].out_channels = 99
     found = structure(model, group("g", *PRODUCER, ("1.weight", 1, np.arange(8))))
     assert slim_model(model, found, select(found, g=KEEP))[2].out_channels == 99
+
+
+def test_a_weight_computed_from_a_buffer_of_its_parametrization_has_the_right_size() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.utils.parametrizations.orthogonal(nn.Linear(8, 8)), nn.Linear(8, 2))
+    base = "1.parametrizations.weight.0.base"
+    entries = [(base, 0, np.arange(8)), ("1.bias", 0, np.arange(8)), ("2.weight", 1, np.arange(8))]
+    found = structure(model, group("g", *entries))
+    slim = slim_model(model, found, select(found, g=KEEP))
+    assert (slim[1].in_features, slim[1].out_features) == (8, 3)
+    assert slim[1].weight.shape == (3, 8)

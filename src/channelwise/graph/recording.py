@@ -16,7 +16,7 @@ from channelwise.graph.structure import TensorInfo
 
 @dataclass(frozen=True, eq=False)
 class TensorLabels:
-    """The labels of one parameter or buffer: (slots,) for every axis; axes of length 1 have none."""
+    """The labels of one parameter or buffer: (slots,) of every axis, none for axes of length 1 and kernel positions."""
 
     info: TensorInfo
     axes: tuple[np.ndarray | None, ...]
@@ -78,14 +78,24 @@ def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, Tensor
         seen[id(tensor)] = name
         owner = name.rpartition(".")[0]
         info = TensorInfo(name, tuple(tensor.shape), is_parameter, owner, _blocks(modules, name, tensor))
-        axes = tuple(space.new(info.slots(a)) if n > 1 else None for a, n in enumerate(info.shape))
+        labelled = 2 if _is_kernel(modules, name, tensor) else tensor.ndim
+        axes = tuple(space.new(info.slots(a)) if n > 1 and a < labelled else None for a, n in enumerate(info.shape))
         tensors[name] = TensorLabels(info, axes)
     return tensors, aliases
 
 
+def _owner(modules: Mapping[str, nn.Module], name: str) -> nn.Module | None:
+    return modules.get(name.rpartition(".")[0].replace(".parametrizations.weight", ""))
+
+
+def _is_kernel(modules: Mapping[str, nn.Module], name: str, tensor: torch.Tensor) -> bool:
+    """Whether this is a convolution's kernel, whose positions (axes 2 and up) never go and so need no labels."""
+    return isinstance(_owner(modules, name), nn.modules.conv._ConvNd) and tensor.ndim >= 3
+
+
 def _blocks(modules: Mapping[str, nn.Module], name: str, tensor: torch.Tensor) -> int:
     """How many blocks of rows choose their own columns: the groups of a grouped convolution's weight."""
-    module = modules.get(name.rpartition(".")[0].replace(".parametrizations.weight", ""))
+    module = _owner(modules, name)
     if not isinstance(module, nn.modules.conv._ConvNd) or module.groups == 1 or tensor.ndim < 3:
         return 1
     return module.groups if tensor.shape[1] > 1 and module.groups < module.in_channels else 1

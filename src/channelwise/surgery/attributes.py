@@ -35,11 +35,11 @@ class Kept:
         """Shape after the change of the tensor that ``module`` uses as ``name``, however it is stored."""
         inside = f"parametrizations.{name}."
         original = f"{inside}original"
-        # Several originals, or a parametrization whose own tensors decide (orthogonal has a base): only computing tells.
+        # Several originals, or a parametrization whose own tensors decide (orthogonal has a base): compute it.
         others = [n for n in self.after if n.startswith(inside) and n != original]
         if any(n == f"{original}0" or self.after[n] != self.before.get(n) for n in others):
             return _shape_of_computed(module, name)
-        for local in (name, original, f"{name}_v", f"{name}_orig"):
+        for local in (name, original, f"{name}_orig", f"{name}_v"):
             if local in self.after:
                 return self.after[local]
         return None

@@ -89,8 +89,8 @@ def join_elements(ctx: TraceContext, tensors: Sequence[torch.Tensor], ndim: int)
                 if shape[m.axis] == 1:
                     continue
                 partners = [o for o in others if o.axis == m.axis]
-                if not partners and ctx.is_fresh(other):
-                    ctx.ask(m.labels, "meets a new tensor of this size")
+                if not partners and (ctx.is_fresh(other) or other.stride(m.axis - ndim) == 0):
+                    ctx.ask(m.labels, "meets a tensor that was made or expanded to this size")
                 elif not partners:
                     ctx.freeze(
                         m.labels,
