@@ -119,9 +119,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     seconds = time.perf_counter() - start
 
-    print(
-        f"\n{options.arch}, {len(test):,} test images, {options.epochs} epoch(s) of {len(training):,} images a step, "
-    )
+    epochs = f"{options.epochs} epoch(s) of {len(training):,} images"
+    print(f"\n{options.arch}, {len(test):,} test images, {epochs} after each pruning,")
     print(f"analysis on {len(held_out):,} held-out training images, {seconds:.0f} s on {device.type} in all\n")
     print("| model | MACs | parameters | before retraining | test accuracy |")
     print("|---|--:|--:|--:|--:|")

@@ -14,8 +14,8 @@ from channelwise.graph.structure import Structure
 def randomise(model: nn.Module, seed: int = 0) -> None:
     """Give every constant parameter, and every constant buffer with more than one element, random values in place.
 
-    Fresh normalisations have scale 1, shift 0, mean 0 and variance 1, and residual branches often a scale of 0: with
-    those values a wrong pruning would go unnoticed.
+    Fresh normalisations have scale 1, shift 0, mean 0 and variance 1, and residual branches often a scale of 0 or of
+    1e-6: with those values a wrong pruning would go unnoticed.
     """
     generator = torch.Generator().manual_seed(seed)
     parameters = {id(p) for p in model.parameters()}
@@ -28,7 +28,8 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
                 continue
             noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
             positive = first != 0 or name.endswith("var")
-            tensor.copy_((first or 1.0) * (0.5 + noise) if positive else 0.6 * noise - 0.2)
+            scale = first if abs(first) > 0.1 else 1.0
+            tensor.copy_(scale * (0.5 + noise) if positive else 0.6 * noise - 0.2)
 
 
 def prunable_share(model: nn.Module, structure: Structure) -> float:
