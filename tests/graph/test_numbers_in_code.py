@@ -118,3 +118,22 @@ def test_costs_of_something_that_is_no_selection_are_refused() -> None:
     graph = cw.trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)), IMAGES)
     with pytest.raises(InvalidArgumentError, match="selection"):
         graph.macs({"0": 4})  # type: ignore[arg-type]
+
+
+class Unfixable(nn.Conv2d):
+    """A convolution whose fixer does not work."""
+
+
+@cw.fixer(Unfixable)
+def _fails(module: nn.Module, sizes: object) -> None:
+    raise RuntimeError("no idea")
+
+
+def test_channels_of_a_module_that_surgery_cannot_fix_stay_with_the_true_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = nn.Sequential(Unfixable(3, 8, 3), nn.Unflatten(1, (2, 4)), nn.Flatten(1, 2), nn.Conv2d(8, 4, 1))
+    graph = cw.trace(network, IMAGES)
+    assert not graph.groups
+    assert "no slim model can be built (RuntimeError: no idea)" in str(graph.frozen)
+    assert "a slim model cannot be built" in caplog.text

@@ -83,11 +83,16 @@ class Verifier:
         frozen[channel[list(self.trace.space.reasons)]] = True
         second = Trace(LabelSpace(count=frozen.size), {}, {})
         second.tensors = _slim_labels(self.trace, structure, kept, channel)
-        module = ""
         try:
             model = self.slim(structure, kept)
-            context, output = run_labelled(model, self.args, self.kwargs, second, record=False, freeze_outputs=False)
-            module = context.module
+        except Exception as error:
+            # Not the user's code: surgery does not know a module of this kind, so its channels stay.
+            logger.warning("a slim model cannot be built: %s: %s; its channels stay", type(error).__name__, error)
+            return _Failure(
+                f"no slim model can be built ({type(error).__name__}: {_first_line(error)})", raised=True
+            ), []
+        try:
+            _, output = run_labelled(model, self.args, self.kwargs, second, record=False, freeze_outputs=False)
         except Exception as error:
             # Whatever the user's code raises with fewer channels: it does not adapt.
             module = getattr(error, "_channelwise_module", "")
