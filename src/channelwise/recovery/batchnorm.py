@@ -1,0 +1,243 @@
+"""Batch-norm statistics re-estimated: the exact mean and variance of what each batch norm sees over some batches."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from channelwise.batches import ForwardFn, batches_of, check_loader, evaluating, forward
+from channelwise.errors import EvaluationError, InvalidArgumentError
+from channelwise.modelcheck import unwrap
+
+log = logging.getLogger(__name__)
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def recalibrate(
+    model: nn.Module, loader: Any, batches: int | None = None, *, forward_fn: ForwardFn | None = None
+) -> nn.Module:
+    """Re-estimate the statistics of all batch norms, in place: what a pruned network needs first.
+
+    While the model runs, each batch norm normalises with the statistics of the batch, all else is in eval mode
+    (dropout is off). Afterwards ``running_mean`` and ``running_var`` are the mean and the unbiased variance of
+    everything that the batch norm saw, as if it had been one batch; no moving average, and any number of batches of any
+    sizes (EagleEye, Li et al., ECCV 2020). Nothing else changes: training flags, ``momentum``,
+    ``num_batches_tracked``, weights and gradients are what they were; after an error the statistics are, too.
+
+    Runs under the caller's autocast; sums are kept in float32 and pooled in float64. When ``torch.distributed`` is
+    initialised, every process has to call this with its share of the data; all get the statistics of all data.
+
+    A batch norm that gets one value per channel, such as one behind global pooling in a batch of one sample, counts
+    it but normalises with its old statistics, as it has to. Batch norms that do not run on these batches, and those
+    without running statistics, stay as they are.
+
+    Args:
+        model: The model; its batch norms are written to. Wrappers such as DistributedDataParallel may stay on.
+        loader: Yields tensors, ``(inputs, targets)`` or dicts; see ``forward_fn`` for anything else. A thousand images
+            are usually enough; batches of 32 and more are best. Shuffled data matters: batches of one class mislead.
+        batches: Read at most so many batches; None for all.
+        forward_fn: Called as ``forward_fn(model, batch)``, with the batch on the model's device.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        InvalidArgumentError: the loader yields nothing, a batch does not fit the model, or a batch norm saw fewer than
+            two values per channel.
+        EvaluationError: a batch norm saw NaN or infinity.
+    """
+    inner = unwrap(model)
+    check_loader(loader, batches)
+    norms = {name: m for name, m in inner.named_modules() if isinstance(m, _BatchNorm) and tracks_statistics(m)}
+    if not norms:
+        _say_once(f"{type(inner).__name__} has no batch norm with running statistics: there is nothing to re-estimate.")
+        return model
+    pool = Pool(list(norms.values()))
+    with torch.no_grad(), evaluating(inner), _observed(list(norms.values()), pool):
+        for batch in batches_of(loader, batches):
+            forward(inner, batch, forward_fn)
+            pool.flush()
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            pool.reduce()
+    write_statistics(type(inner).__name__, norms, pool)
+    return model
+
+
+class Pool:
+    """Count, mean and sum of squares about the mean of the inputs of every channel of some batch norms.
+
+    Laid out one batch norm after the other, so that a batch is pooled with a few operations for all of them.
+    """
+
+    def __init__(self, norms: Sequence[_BatchNorm]) -> None:
+        buffers = [norm.running_mean for norm in norms]
+        self.sizes = [buffer.numel() for buffer in buffers if buffer is not None]
+        self._device = next(buffer.device for buffer in buffers if buffer is not None)
+        wide = torch.float32 if self._device.type == "mps" else torch.float64
+        self.count, self.mean, self.squares = torch.zeros(3, sum(self.sizes), dtype=wide, device=self._device)
+        self._channels = torch.tensor(self.sizes, device=self._device)
+        self._nothing = torch.zeros(max(self.sizes), device=self._device)
+        self._pending: dict[int, tuple[int, Tensor, Tensor]] = {}
+
+    def add(self, index: int, x: Tensor, axis: int) -> None:
+        """Count in the input of a batch norm; ``axis`` is that of its channels."""
+        if index in self._pending:
+            self.flush()
+        count = x.numel() // x.shape[axis]
+        self._pending[index] = (count, *(moments(x, axis)))
+
+    def flush(self) -> None:
+        """Pool what was added since the last time (Chan, Golub and LeVeque, 1979)."""
+        if not self._pending:
+            return
+        absent = [(0, self._nothing[:size], self._nothing[:size]) for size in self.sizes]
+        counts, means, squares = zip(
+            *(self._pending.get(index, nothing) for index, nothing in enumerate(absent)), strict=True
+        )
+        self._pending.clear()
+        added = self._spread(counts)
+        total = (self.count + added).clamp_min(1)
+        shift = self._joined(means) - self.mean
+        self.squares += self._joined(squares) + shift.square() * (self.count * added / total)
+        self.mean += shift * (added / total)
+        self.count += added
+
+    def reduce(self) -> None:
+        """Pool over all processes, each of which has to call this."""
+        back = self._device
+        device = torch.device("cuda", torch.cuda.current_device()) if _only_cuda() and back.type == "cpu" else back
+        count, mean, squares = (t.to(device) for t in (self.count, self.mean, self.squares))
+        sums = torch.stack([count, count * mean])
+        dist.all_reduce(sums)
+        whole = sums[1] / sums[0].clamp_min(1)
+        squares = squares + count * (mean - whole).square()
+        dist.all_reduce(squares)
+        self.count, self.mean, self.squares = sums[0].to(back), whole.to(back), squares.to(back)
+
+    def _spread(self, counts: Sequence[int]) -> Tensor:
+        return torch.tensor(counts, dtype=self.mean.dtype, device=self._device).repeat_interleave(
+            self._channels, output_size=len(self.mean)
+        )
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([part.to(self._device, self.mean.dtype) for part in parts])
+
+
+def moments(x: Tensor, axis: int = 1) -> tuple[Tensor, Tensor]:
+    """Mean of every channel and sum of squares about it, in float32 at least; ``axis`` is that of the channels."""
+    x = x.detach()
+    x = x.float() if x.dtype.itemsize < 4 else x
+    others = [d for d in range(x.dim()) if d != axis % x.dim()]
+    if x.device.type != "cpu":
+        variance, mean = torch.var_mean(x, others, correction=0)
+        return mean, variance * (x.numel() // x.shape[axis])
+    # On CPUs var_mean is some ten times slower than two passes; the second corrects the rounding of the first.
+    rough = x.mean(others, keepdim=True)
+    rest = x - rough
+    count = x.numel() // x.shape[axis]
+    error = rest.sum(others).double() / count
+    squares = rest.square_().sum(others) - count * error.square()
+    return rough.flatten() + error, squares.clamp_min_(0)
+
+
+def tracks_statistics(norm: _BatchNorm) -> bool:
+    return norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None
+
+
+@contextmanager
+def _observed(norms: Sequence[_BatchNorm], pool: Pool) -> Iterator[None]:
+    """Batch norms in train mode, on copies of their buffers, their inputs counted; all as it was afterwards."""
+    buffers = [{name: norm._buffers[name] for name in _BUFFERS if name in norm._buffers} for norm in norms]
+    momenta = [norm.momentum for norm in norms]
+    local = [n for n in norms if type(n).forward is nn.SyncBatchNorm.forward and "forward" not in n.__dict__]
+    handles = []
+    try:
+        for index, norm in enumerate(norms):
+            norm._buffers.update({k: None if b is None else b.clone() for k, b in buffers[index].items()})
+            # The copies keep the old statistics, which are needed where a batch cannot have any.
+            norm.momentum = 0.0
+            norm.training = True
+            hook = functools.partial(_count_in, pool, index)
+            handles.append(norm.register_forward_pre_hook(hook, with_kwargs=True))
+        for sync in local:
+            # Synchronised statistics of a batch would have all processes wait for the one with the most batches.
+            sync.__dict__["forward"] = MethodType(_BatchNorm.forward, sync)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for sync in local:
+            sync.__dict__.pop("forward", None)
+        for norm, own, momentum in zip(norms, buffers, momenta, strict=True):
+            norm._buffers.update(own)
+            norm.momentum = momentum
+
+
+def _count_in(pool: Pool, index: int, norm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    x = args[0] if args else next(iter(kwargs.values()))
+    size = pool.sizes[index]
+    # A subclass may take its channels last.
+    axis = 1 if x.dim() > 1 and x.shape[1] == size else -1
+    if x.shape[axis] != size:
+        raise InvalidArgumentError(
+            f"a {type(norm).__name__} of {size} channels got an input of shape {tuple(x.shape)}: its channels must be "
+            "axis 1 or the last."
+        )
+    values = x.numel() // size
+    # With one value per channel there is no variance, and torch refuses to normalise with it.
+    norm.training = values > 1
+    if values:
+        pool.add(index, x, axis)
+
+
+def write_statistics(model: str, norms: Mapping[str, _BatchNorm], pool: Pool) -> None:
+    """Pooled statistics into the buffers of ``norms``, the pool's by name, or an error before any is written.
+
+    Args:
+        model: What messages call the model.
+    """
+    counts = [int(count[0]) for count in pool.count.cpu().split(pool.sizes)]
+    unseen = [name for name, count in zip(norms, counts, strict=True) if count == 0]
+    if unseen:
+        more = f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
+        _say_once(f"{', '.join(unseen[:3])}{more} of {model} did not run on these batches: statistics kept.")
+    variance = pool.squares / (pool.count - 1).clamp_min(1)
+    largest = torch.stack([pool.mean.abs(), variance]).amax(0).cpu().split(pool.sizes)
+    for name, norm, count, magnitude in zip(norms, norms.values(), counts, largest, strict=True):
+        if count == 1:
+            raise InvalidArgumentError(
+                f"batch norm {name!r} saw a single value per channel, which has no variance. Give more samples."
+            )
+        assert norm.running_var is not None
+        if not bool((magnitude <= torch.finfo(norm.running_var.dtype).max).all()):
+            raise EvaluationError(
+                f"the inputs of batch norm {name!r} held NaN or infinity (or too much for {norm.running_var.dtype}); "
+                "its statistics were left as they were. Is every batch finite? Half precision may overflow."
+            )
+    parts = zip(norms.values(), counts, pool.mean.split(pool.sizes), variance.split(pool.sizes), strict=True)
+    with torch.no_grad():
+        for norm, count, mean, var in parts:
+            if count:
+                assert norm.running_mean is not None
+                assert norm.running_var is not None
+                norm.running_mean.copy_(mean)
+                norm.running_var.copy_(var)
+
+
+def _only_cuda() -> bool:
+    return str(dist.get_backend()) == "nccl"
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    log.info(message)

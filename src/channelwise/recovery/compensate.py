@@ -1,0 +1,289 @@
+"""Compensation layer by layer: every layer of the slim model is re-fitted on the inputs it really gets."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from channelwise.batches import batches_of, forward
+from channelwise.errors import InvalidArgumentError
+from channelwise.graph.recording import named_tensors
+from channelwise.recovery.batchnorm import Pool, tracks_statistics, write_statistics
+from channelwise.recovery.least_squares import RIDGE, improved
+from channelwise.recovery.lockstep import Pass
+from channelwise.recovery.own import own_parameters
+from channelwise.recovery.places import Place, places
+from channelwise.selection import Selection
+from channelwise.statistics.grams import POSITIONS, NormalisedWatch, choose_rows
+from channelwise.statistics.memory import free_bytes
+from channelwise.statistics.moments import Moments
+from channelwise.statistics.products import Product, ProductWatch, batch_norm_call
+from channelwise.surgery.clone import clone_module
+from channelwise.surgery.slicing import Cut, cut_tensors
+
+if TYPE_CHECKING:
+    from channelwise.channel_graph import ChannelGraph
+
+log = logging.getLogger(__name__)
+
+NORM = ".running_mean"
+LIVE = 4
+"""How many activations of the largest size a forward pass may hold at a time, for the estimate of memory."""
+
+
+def compensate(
+    slim: nn.Module,
+    graph: ChannelGraph,
+    selection: Selection,
+    loader: Any,
+    batches: int | None = None,
+    *,
+    forward_fn: Any = None,
+    positions: int = POSITIONS,
+    ridge: float = RIDGE,
+    memory: int | None = None,
+) -> nn.Module:
+    """Re-fit the weights of ``slim`` so that every layer's output on calibration images is that of the dense model.
+
+    From the first layer to the last, a layer's weights are the regularised least-squares answer to the outputs that
+    the dense model has there, given the inputs that the slim model has there by then (ThiNet, arXiv:1707.06342, and He
+    et al., arXiv:1707.06168, one layer at a time); batch norms on the way get the statistics of all samples. So errors
+    do not pile up, and no separate batch-norm re-estimation is needed. All batches advance together, which costs one
+    forward pass of both models and the memory of their activations.
+
+    Arguments:
+        slim: made by ``graph.slim(selection)``; changed in place and returned. ``graph.model`` is not touched.
+        loader: calibration images, see `channelwise.batches`; a thousand are a good number. No labels are needed.
+        positions: how many output positions of a sample are looked at, chosen at random.
+        ridge: pull towards the weights as they are, relative to the mean power of a layer's inputs.
+        memory: bytes that activations may take; by default half of what is free on the device. Later batches that do
+            not fit are left out, which is logged.
+
+    Raises:
+        InvalidArgumentError: the loader yields nothing usable.
+    """
+    structure, model = graph.structure, graph.model
+    given = list(batches_of(loader, batches))
+    cuts = cut_tensors(structure, selection).tensors
+    own_parameters(slim, model, dict(slim.named_parameters(remove_duplicate=False)))
+    training = [(m, m.training) for m in slim.modules()]
+    backup = [(t, t.detach().clone()) for _, t, _ in named_tensors(slim)]
+    slim.eval()
+    try:
+        with torch.no_grad():
+            dense = clone_module(model, {id(t): t for t in model.parameters()}).eval()
+            probe = _Probe(dense)
+            with probe:
+                forward(dense, given[0], forward_fn)
+            room = free_bytes(probe.device) // 2 if memory is None else memory
+            most = max(1, int(room // (2 * LIVE * max(probe.largest, 1))))
+            if most < len(given):
+                log.warning("compensate uses %d of %d batches: the activations of more do not fit into memory.",
+                            most, len(given))  # fmt: skip
+            sweep = _Sweep(slim, dense, cuts, probe.normalised, probe.repeated, positions, ridge)
+            sweep.run(given[:most], forward_fn)
+    except BaseException as error:
+        with torch.no_grad():
+            for tensor, value in backup:
+                tensor.copy_(value)
+        if isinstance(error, _Diverged):
+            raise InvalidArgumentError(
+                f"{type(model).__name__} does not run the same layers in the same order for every batch (at {error}), "
+                "so its batches cannot be compensated together. Give batches that take the same path, or use "
+                "compensate_from_grams and recalibrate."
+            ) from error
+        raise
+    finally:
+        for module, flag in training:
+            module.training = flag
+    return slim
+
+
+class _Probe(NormalisedWatch):
+    """Finds the products that a batch norm follows or that run repeatedly, and the bytes of the largest activation."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__({id(t): name for name, t in model.named_parameters()})
+        self.largest = 0
+        self.calls: Counter[str] = Counter()
+        self.device = torch.device("cpu")
+
+    def product(self, product: Product, x: Tensor, compute: Any) -> Tensor:
+        y: Tensor = compute()
+        self.remember(y, product.weight)
+        self.calls[product.weight] += 1
+        self.largest = max(self.largest, x.nbytes, y.nbytes)
+        self.device = y.device
+        return y
+
+    @property
+    def repeated(self) -> set[str]:
+        return {name for name, count in self.calls.items() if count > 1}
+
+
+@dataclass(frozen=True, eq=False)
+class _Event:
+    """Where a pass stands: the tensor that makes the place known, and the activation there."""
+
+    tensor: str
+    values: Tensor
+    product: Product | None = None
+
+
+class _SlimWatch(ProductWatch):
+    """Pauses before every product and before every batch norm with running statistics."""
+
+    def __init__(self, names: Mapping[int, str], run: Pass) -> None:
+        super().__init__(names)
+        self._run = run
+
+    def product(self, product: Product, x: Tensor, compute: Any) -> Tensor:
+        self._run.pause(_Event(product.weight, x, product))
+        return compute()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        norm = batch_norm_call(func, args, kwargs)
+        if norm is not None and (name := self.names.get(id(norm[1]))):
+            self._run.pause(_Event(name, norm[0]))
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+class _DenseWatch(ProductWatch):
+    """Pauses behind every product."""
+
+    def __init__(self, names: Mapping[int, str], run: Pass) -> None:
+        super().__init__(names)
+        self._run = run
+
+    def product(self, product: Product, x: Tensor, compute: Any) -> Tensor:
+        y: Tensor = compute()
+        self._run.pause(_Event(product.weight, y, product))
+        return y
+
+
+class _Sweep:
+    """All batches through both models at once, from layer to layer."""
+
+    def __init__(
+        self,
+        slim: nn.Module,
+        dense: nn.Module,
+        cuts: Mapping[str, Cut],
+        normalised: set[str],
+        repeated: set[str],
+        positions: int,
+        ridge: float,
+    ) -> None:
+        self._slim, self._dense = slim, dense
+        self._cuts, self._normalised = cuts, normalised
+        self._positions, self._ridge = positions, ridge
+        self._tensors = {name: t for name, t, _ in named_tensors(slim)}
+        self._repeated = repeated
+        self._pools: dict[str, Pool] = {}
+        self._generator = torch.Generator().manual_seed(0)
+
+    def run(self, batches: Sequence[Any], forward_fn: Any) -> None:
+        passes: list[Pass] = []
+        try:
+            slim = [self._start(passes, self._slim, _SlimWatch, batch, forward_fn) for batch in batches]
+            dense = [self._start(passes, self._dense, _DenseWatch, batch, forward_fn) for batch in batches]
+            self._advance(slim)
+            while (event := _common(slim)) is not None:
+                if event.product is None:
+                    self._renormalise(event.tensor, [p.event.values for p in slim])
+                else:
+                    self._advance(dense)
+                    self._refit(event.product, slim, dense)
+                self._advance(slim)
+        finally:
+            for one in passes:
+                one.stop()
+
+    def _start(
+        self, passes: list[Pass], model: nn.Module, watch: Callable[[Mapping[int, str], Pass], Any], batch: Any, fn: Any
+    ) -> Pass:
+        # Modules may keep activations as attributes, so every batch gets modules of its own around the same tensors.
+        twin = clone_module(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
+        names = {id(t): name for name, t in twin.named_parameters()}
+        norms = {name: m for name, m in twin.named_modules() if isinstance(m, _BatchNorm) and tracks_statistics(m)}
+        names |= {id(norm.running_mean): name + NORM for name, norm in norms.items()}
+
+        def function(run: Pass) -> None:
+            with watch(names, run):
+                forward(twin, batch, fn)
+
+        passes.append(Pass(function))
+        return passes[-1]
+
+    def _advance(self, passes: Sequence[Pass]) -> None:
+        for one in passes:
+            one.advance()
+
+    def _renormalise(self, name: str, values: Sequence[Tensor]) -> None:
+        """Set the statistics of the batch norm with the running mean ``name`` to those of all samples."""
+        owner = name.removesuffix(NORM)
+        norm: Any = self._slim.get_submodule(owner)
+        if name not in self._pools:
+            self._pools[name] = Pool([norm])
+        pool = self._pools[name]
+        for x in values:
+            pool.add(0, x, 1)
+        pool.flush()
+        write_statistics(type(self._slim).__name__, {owner: norm}, pool)
+
+    def _refit(self, product: Product, slim: Sequence[Pass], dense: Sequence[Pass]) -> None:
+        """Re-fit the layer that all passes have reached."""
+        name = product.weight
+        if name in self._repeated:
+            return
+        weight = self._tensors[name]
+        moments: Moments | None = None
+        where: list[Place] | None = None
+        for narrow, wide in zip(slim, dense, strict=True):
+            if wide.event is None or wide.event.tensor != name:
+                raise _Diverged(name)
+            x, y, full = narrow.event.values, wide.event.values, wide.event.product
+            if where is None and name in self._cuts:
+                where = places(full, product, self._cuts[name])
+            samples = x.shape[0] if x.dim() > 1 else 1
+            chosen = choose_rows(full, y, samples, self._positions, self._generator)
+            rows, outputs = product.rows(x, tuple(weight.shape[2:]), chosen), full.outputs(y, chosen)
+            if where is not None:
+                outputs = torch.stack([outputs[place.part][:, place.outputs.to(y.device)] for place in where])
+            if moments is None:
+                moments = Moments.zeros(len(rows), rows.shape[2], outputs.shape[2], x.device)
+            moments.add(rows, outputs)
+        assert moments is not None
+        assert moments.target is not None
+        assert moments.cross is not None
+        free_offset = product.bias is not None or name in self._normalised
+        gram = moments.covariance() if free_offset else moments.gram / moments.rows
+        cross = moments.cross_covariance() if free_offset else moments.cross / moments.rows
+        start = product.matrix(weight).to(gram.dtype)
+        fitted = torch.stack(
+            [improved(s, g, c - g @ s, self._ridge) for s, g, c in zip(start, gram, cross, strict=True)]
+        )
+        weight.copy_(product.weight_of(fitted, weight.shape))
+        if product.bias is not None:
+            reached = (moments.total.unsqueeze(1) @ fitted).squeeze(1)
+            self._tensors[product.bias].copy_(((moments.target - reached) / moments.rows).flatten())
+
+
+class _Diverged(Exception):
+    """The passes of slim and dense model, or of two batches, do not call the same layers in the same order."""
+
+
+def _common(passes: Sequence[Pass]) -> _Event | None:
+    """The place where all passes stand, None when all are done."""
+    places = {(p.event.tensor, p.event.product is None) if p.event else None for p in passes}
+    if len(places) > 1:
+        raise _Diverged(", ".join(sorted(str(place) for place in places)))
+    event: _Event | None = passes[0].event
+    return event

@@ -1,0 +1,64 @@
+"""Sums over rows from which least squares follows: of inputs with themselves, and with the outputs wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class Moments:
+    """Sums over the rows of x (groups, rows, features), and of y (groups, rows, outputs) where y is given too.
+
+    ``gram`` (groups, features, features) is the sum of xᵀx, ``cross`` (groups, features, outputs) that of xᵀy.
+    """
+
+    gram: Tensor
+    total: Tensor
+    cross: Tensor | None = None
+    target: Tensor | None = None
+    rows: int = 0
+
+    @classmethod
+    def zeros(cls, groups: int, features: int, outputs: int | None, device: torch.device) -> Moments:
+        def empty(*shape: int) -> Tensor:
+            return torch.zeros(groups, *shape, device=device, dtype=accumulator(device))
+
+        if outputs is None:
+            return cls(empty(features, features), empty(features))
+        return cls(empty(features, features), empty(features), empty(features, outputs), empty(outputs))
+
+    def add(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Count rows in."""
+        x = _wide(x)
+        self.gram += x.transpose(1, 2) @ x
+        self.total += x.sum(1)
+        self.rows += x.shape[1]
+        if y is not None:
+            assert self.cross is not None
+            assert self.target is not None
+            y = _wide(y)
+            self.cross += x.transpose(1, 2) @ y
+            self.target += y.sum(1)
+
+    def covariance(self) -> Tensor:
+        """Mean of xᵀx about the mean of x: (groups, features, features)."""
+        return (self.gram - self.total.unsqueeze(2) * self.total.unsqueeze(1) / self.rows) / self.rows
+
+    def cross_covariance(self) -> Tensor:
+        """Mean of xᵀy about the means of x and y: (groups, features, outputs)."""
+        assert self.cross is not None
+        assert self.target is not None
+        return (self.cross - self.total.unsqueeze(2) * self.target.unsqueeze(1) / self.rows) / self.rows
+
+
+def accumulator(device: torch.device) -> torch.dtype:
+    """The widest floating point type of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _wide(values: Tensor) -> Tensor:
+    # Sums of products in half precision are worthless; within a batch single precision is enough.
+    return values.float() if values.dtype.itemsize < 4 else values
