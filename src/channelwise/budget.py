@@ -66,13 +66,19 @@ def solve_budget(
     Before these moves a smaller target keeps no more channels in any group.
     Raises UnreachableTargetError with the reachable range, InvalidArgumentError and NothingToPruneError.
     """
-    check_share(cost, target)
     widths = widths or allowed_widths(structure)
-    model = cost_model(structure)
-    evaluate = model.cost(cost)
+    check_share(cost, target)
     family, last, widths = _family(structure, profile, widths)
+    check_reachable(structure, target, cost, widths)
+    evaluate, full = cost_model(structure).cost(cost), full_cost(structure, cost)
+    start = _follow(family, last, widths, evaluate, target * full)
+    return settle(structure, start, target, cost, widths, exact=profile is None)
+
+
+def check_reachable(structure: Structure, target: float, cost: str, widths: Widths) -> None:
+    """Raise NothingToPruneError or UnreachableTargetError unless a selection meets the target."""
     low, high = reachable(structure, cost, widths=widths)
-    full = float(evaluate(model.full))
+    full = full_cost(structure, cost)
     if target < 1 and not widths.free.any() and abs(target - high) > TOLERANCE * target:
         raise NothingToPruneError(
             "No channel group is left to prune: all are frozen, excluded or at their minimum width. "
@@ -84,10 +90,21 @@ def solve_budget(
             f"{_unit(cost)} ({_readable(low * full)} to {_readable(high * full)} of {_readable(full)}). Ask for a "
             "share in this range, exclude fewer layers, lower channel_divisible or min_channels, or raise the limits."
         )
-    start = _follow(family, last, widths, evaluate, target * full)
+
+
+def full_cost(structure: Structure, cost: str) -> float:
+    """The cost with nothing removed."""
+    model = cost_model(structure)
+    return float(model.cost(cost)(model.full))
+
+
+def settle(
+    structure: Structure, start: np.ndarray, target: float, cost: str, widths: Widths, *, exact: bool
+) -> dict[str, int]:
+    """Counts near ``start`` that meet the target: the nearest if ``exact``, else as near as the 1 % promise needs."""
+    evaluate, full = cost_model(structure).cost(cost), full_cost(structure, cost)
     # A profile says what the groups can bear, so it is left only for what the 1 % promise needs.
-    near = NEAR if profile is None else TOLERANCE / 2
-    counts = repair(evaluate, widths, start, target * full, near)
+    counts = repair(evaluate, widths, start, target * full, NEAR if exact else TOLERANCE / 2)
     got = float(evaluate(counts)) / full
     if abs(got - target) > TOLERANCE * target:
         logger.warning(

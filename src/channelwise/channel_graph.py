@@ -63,7 +63,7 @@ class ChannelGraph:
         """Choose channels by ``macs=`` or ``params=`` (share kept) or ``sparsity=`` (share removed).
 
         Takes the keyword arguments of `channelwise.selection.select`: ``ranking``, ``channel_divisible``,
-        ``min_channels``, ``excludes``, ``limits``, and raises what that raises.
+        ``min_channels``, ``excludes``, ``limits``, ``allocation``, and raises what that raises.
         """
         return select(self.structure, self.tensors(), model=self.model, **target)
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from channelwise.allocation import global_counts
 from channelwise.budget import check_share, counts_for_sparsity, reachable, solve_budget
 from channelwise.errors import InvalidArgumentError, NothingToPruneError
 from channelwise.excludes import match_excludes
 from channelwise.graph.structure import Group, Structure
-from channelwise.ranking import Criterion, Weights, get, scores
+from channelwise.ranking import Criterion, Weights, bind, comparable, get, scores
 from channelwise.widths import Widths, allowed_widths, part_count, sparsities, unknown_group
 
 __all__ = [
@@ -121,6 +122,7 @@ def select(
     min_channels: int = 1,
     excludes: Any = (),
     limits: float | Spec | None = None,
+    allocation: Literal["uniform", "global"] = "uniform",
     model: nn.Module | None = None,
 ) -> Selection:
     """Choose the channels to keep.
@@ -135,12 +137,17 @@ def select(
         min_channels: no group keeps fewer channels; narrower groups stay full.
         excludes: groups that stay full, see ``match_excludes``; modules and types need ``model``.
         limits: the largest sparsity of a group, in [0, 1], by name or for all.
+        allocation: how a budget of ``macs`` or ``params`` is shared out. "uniform": equal sparsities, or those of
+            ``sparsity`` in proportion. "global": all channels in one order of importance per cost, see
+            ``channelwise.allocation.global_counts``.
+        model: what rankings by gradients and excludes by module look at.
 
     Channels removed by an earlier pruning go first, and no group keeps more than it has others. Shares refer to the
     full model all the same. Of channels with equal scores the first stay.
     Raises InvalidArgumentError, UnreachableTargetError (with the reachable range), NothingToPruneError.
     """
     budget = _one_target(macs, params, sparsity)
+    _check_allocation(allocation, budget, sparsity)
     get(ranking)
     full = match_excludes(structure, excludes, model)
     if sparsity is not None:
@@ -157,12 +164,18 @@ def select(
     widths = allowed_widths(
         structure, channel_divisible=channel_divisible, min_channels=min_channels, full=full, limits=limits, dead=dead
     )
+    criterion = bind(ranking, model, structure)
     if budget is None:
         counts = counts_for_sparsity(structure, sparsity or 0.0, widths=widths)
+    elif allocation == "global":
+        values = {
+            g.name: scores(criterion, g, weights) for g, free in zip(structure.groups, widths.free, strict=True) if free
+        }
+        counts = global_counts(structure, values, budget[1], budget[0], widths, comparable(criterion), dead=dead)
     else:
         profile = sparsity if isinstance(sparsity, Mapping) else None
         counts = solve_budget(structure, budget[1], budget[0], profile=profile, widths=widths)
-    return choose(structure, weights, counts, ranking, dead=dead)
+    return choose(structure, weights, counts, criterion, dead=dead)
 
 
 def choose(
@@ -176,7 +189,8 @@ def choose(
     """The best channels of every group, given how many. Every part of a group chooses its own.
 
     Channels that an earlier pruning removed (``dead``, found if not given) are the last choice; of channels with equal
-    scores the first stay. Groups missing from ``counts`` stay full.
+    scores the first stay. Groups missing from ``counts`` stay full. A ranking that needs the model must be bound, see
+    ``channelwise.ranking.bind``.
     """
     weights = Weights.of(tensors, structure)
     dead = dead_channels(structure, weights) if dead is None else dead
@@ -250,3 +264,16 @@ def _one_target(macs: Any, params: Any, sparsity: Any) -> tuple[str, float] | No
         check_share(name, value)
         return name, float(value)
     return None
+
+
+def _check_allocation(allocation: Any, budget: tuple[str, float] | None, sparsity: Any) -> None:
+    if allocation not in ("uniform", "global"):
+        raise InvalidArgumentError(f"allocation must be 'uniform' or 'global', not {allocation!r}.")
+    if allocation == "uniform":
+        return
+    if budget is None:
+        raise InvalidArgumentError("allocation='global' shares out a budget: give macs= or params=, not sparsity=.")
+    if sparsity is not None:
+        raise InvalidArgumentError(
+            "Give allocation='global' or the proportions sparsity={...}, not both; limits={...} bounds single groups."
+        )

@@ -6,13 +6,13 @@ import torch
 from handmade import chain, random_tensors
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.ranking import get, names, register, registry, scores
+from channelwise.ranking import Fisher, Random, Taylor, bind, comparable, get, names, register, registry, scores
 
 GROUP = chain([4]).groups[0]
 
 
 def test_the_promised_criteria_are_registered():
-    assert {"l1", "l2", "bn_scale", "fpgm", "random"} <= set(names())
+    assert {"l1", "l2", "bn_scale", "fpgm", "random", "consumer_l2"} <= set(names())
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one():
@@ -34,6 +34,43 @@ def test_a_registered_criterion_is_used_by_name(monkeypatch):
 def test_a_name_that_is_taken_is_refused():
     with pytest.raises(InvalidArgumentError, match="'l1' is registered already"):
         register("l1")(lambda group, tensors: np.arange(group.size))
+
+
+@pytest.mark.parametrize("name", ["taylor", "Fisher"])
+def test_a_gradient_ranking_asked_for_by_name_is_told_how_to_make_one(name):
+    with pytest.raises(InvalidArgumentError, match=rf"ranking\.{name.capitalize()}\(loss, loader\)"):
+        get(name)
+
+
+def test_a_class_in_place_of_an_instance_is_refused():
+    with pytest.raises(InvalidArgumentError, match=r"give an instance, Random\(\.\.\.\)"):
+        get(Random)
+
+
+def test_a_criterion_with_bind_sees_the_model_and_is_replaced_by_what_it_returns():
+    class Bindable:
+        def bind(self, model, structure):
+            return lambda group, tensors: np.full(group.size, model)
+
+        def __call__(self, group, tensors):
+            raise AssertionError("not bound")
+
+    structure = chain([4])
+    assert scores(bind(Bindable(), 7, structure), GROUP, {}).tolist() == [7, 7, 7, 7]
+
+
+def test_a_criterion_without_bind_needs_no_model_and_keeps_its_name(monkeypatch):
+    monkeypatch.setattr(registry, "_criteria", dict(registry._criteria))
+    register("no_numbers")(lambda group, tensors: None)
+    bound = bind("no_numbers", None, chain([4]))
+    with pytest.raises(InvalidArgumentError, match="'no_numbers'"):
+        scores(bound, GROUP, {})
+
+
+def test_only_criteria_that_say_so_have_scores_of_one_scale():
+    assert not comparable("l1")
+    assert comparable(Taylor(len, []))
+    assert comparable(Fisher(len, []))
 
 
 @pytest.mark.parametrize(

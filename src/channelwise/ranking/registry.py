@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Group
+from channelwise.graph.structure import Group, Structure
 
 Criterion = Callable[[Group, Mapping[str, torch.Tensor]], Any]
 """Takes a group and the model's tensors by name; returns one score a channel, larger = more important."""
@@ -46,12 +47,36 @@ def get(ranking: str | Criterion) -> Criterion:
             return _criteria[ranking]
         near = difflib.get_close_matches(ranking.lower(), _criteria, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
+        if ranking.lower() in ("taylor", "fisher"):
+            name = ranking.capitalize()
+            hint = f" Gradients need a loss and images: ranking=channelwise.ranking.{name}(loss, loader)."
         raise InvalidArgumentError(f"There is no ranking {ranking!r}; there are {', '.join(names())}.{hint}")
+    if isinstance(ranking, type):
+        raise InvalidArgumentError(
+            f"ranking is the class {ranking.__name__}; give an instance, {ranking.__name__}(...)."
+        )
     if callable(ranking):
         return ranking
     raise InvalidArgumentError(
         f"ranking must be a name ({', '.join(names())}) or a callable (group, tensors) -> scores, not {ranking!r}."
     )
+
+
+def bind(ranking: str | Criterion, model: nn.Module | None, structure: Structure) -> Criterion:
+    """The criterion for the weights that ``model`` has now.
+
+    A criterion that needs more than a group's tensors (gradients, activations) has a method ``bind(model, structure)``
+    that looks at the whole model and returns a criterion with the results; any other is returned as it is. ``model`` is
+    None where only tensors are at hand. Bind once for many selections.
+    """
+    criterion = get(ranking)
+    method = getattr(criterion, "bind", None)
+    return method(model, structure) if callable(method) else criterion
+
+
+def comparable(ranking: str | Criterion) -> bool:
+    """Whether scores of different groups have one scale, as the criterion's attribute ``comparable`` says."""
+    return bool(getattr(get(ranking), "comparable", False))
 
 
 def scores(ranking: str | Criterion, group: Group, tensors: Mapping[str, torch.Tensor]) -> np.ndarray:
@@ -60,7 +85,7 @@ def scores(ranking: str | Criterion, group: Group, tensors: Mapping[str, torch.T
     Raises InvalidArgumentError, naming the criterion and the group, for scores of another shape or no numbers.
     """
     criterion = get(ranking)
-    name = ranking if isinstance(ranking, str) else getattr(criterion, "__name__", type(criterion).__name__)
+    name = ranking if isinstance(ranking, str) else _name(criterion)
     returned = criterion(group, tensors)
     kind = type(returned).__name__
     if isinstance(returned, torch.Tensor):
@@ -88,6 +113,11 @@ def scores(ranking: str | Criterion, group: Group, tensors: Mapping[str, torch.T
             "be finite. Check the weights of the group's layers for NaN and infinity."
         )
     return values
+
+
+def _name(criterion: Criterion) -> str:
+    registered = (name for name, known in _criteria.items() if known is criterion)
+    return next(registered, getattr(criterion, "__name__", type(criterion).__name__))
 
 
 def _origin(criterion: Criterion) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -62,6 +63,14 @@ class Weights(Mapping[str, torch.Tensor]):
         output = [s for s in floats if s.role == "output"]
         return output or [s for s in floats if self.info(s.tensor).is_parameter]
 
+    def consumers(self, group: Group) -> list[Slots]:
+        """The slots of weights that read the channels; depthwise kernels pass a channel on and are none of them."""
+        return [
+            s
+            for s in group.slots
+            if s.role == "input" and (self[s.tensor].is_floating_point() or self[s.tensor].is_complex())
+        ]
+
     def slot_norms(self, name: str, axis: int, order: float) -> np.ndarray:
         """The vector norm of what belongs to each slot along ``axis``: float64, (slots along the axis,)."""
         key = (name, axis, order)
@@ -76,6 +85,13 @@ class Weights(Mapping[str, torch.Tensor]):
             # numpy has no bfloat16, and some devices no float64.
             self._norms[key] = norms.cpu().to(torch.float64).numpy()
         return self._norms[key]
+
+    def slot_sums(self, name: str, axis: int) -> np.ndarray:
+        """The sum of what belongs to each slot along ``axis``: float64, (slots along the axis,)."""
+        tensor = self[name].detach()
+        if tensor.dim() > 1:
+            tensor = self._by_block(tensor, name, axis).sum(dim=(1, 3), dtype=_accumulator(tensor)).flatten()
+        return tensor.cpu().to(torch.float64).numpy()
 
     def zero_slots(self, name: str, axis: int) -> np.ndarray:
         """Mask of the slots along ``axis`` to which nothing but exact zeros belongs: (slots along the axis,)."""
@@ -100,6 +116,15 @@ class Weights(Mapping[str, torch.Tensor]):
         before = int(np.prod(shape[:axis])) // blocks
         after = int(np.prod(shape[axis + 1 :]))
         return tensor.reshape(blocks, before, shape[axis], after)
+
+
+def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A checksum of the values of all tensors."""
+    check = 0
+    for name in sorted(tensors):
+        data = tensors[name].detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
+        check = zlib.crc32(data.data, check)
+    return f"{check:08x}"
 
 
 def _accumulator(tensor: torch.Tensor) -> torch.dtype | None:
