@@ -188,7 +188,7 @@ class LockOwner(Record):
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     """Hold ``path`` + ".lock" while the block runs; the lock of a process that has died is taken over."""
     lock = Path(f"{os.fspath(path)}.lock")
-    text = _this_process().model_dump_json()
+    text = this_process().model_dump_json()
     with writing(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
@@ -231,7 +231,7 @@ def _evict_dead_owner(lock: Path, waited: float) -> None:
             time.sleep(0.05)
             return
         owner = None
-    if owner is not None and (owner.host != socket.gethostname() or _started(owner.pid) == owner.started):
+    if owner is not None and not has_ended(owner):
         raise ResultsFileError(
             f"Process {owner.pid} on {owner.host} is working on the same results ({lock} is held). Wait for it or use "
             f"another folder; if it no longer runs, delete {lock.name}."
@@ -250,9 +250,15 @@ def _evict_dead_owner(lock: Path, waited: float) -> None:
     log.warning("Took over %s from a process that has ended.", lock)
 
 
-def _this_process() -> LockOwner:
+def this_process() -> LockOwner:
+    """This process as the owner of a lock or of work that others can see."""
     pid = os.getpid()
     return LockOwner(pid=pid, host=socket.gethostname(), started=_started(pid) or "")
+
+
+def has_ended(owner: LockOwner) -> bool:
+    """Whether a process is known to have ended; of those on other machines nothing is known."""
+    return owner.host == socket.gethostname() and _started(owner.pid) != owner.started
 
 
 def _started(pid: int) -> str | None:

@@ -1,0 +1,136 @@
+"""How searches are written in Optuna's words: attributes of studies and trials, and reading them back with checks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field, ValidationError
+
+from channelwise.errors import ResultsFileError
+from channelwise.files import LockOwner, Record, first_problem
+from channelwise.search.results import Direction, Key, State, Trial
+
+VERSION = 1
+ATTRIBUTE = "channelwise"
+
+_STATES: dict[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "failed",
+}
+
+
+class UnusableFileError(ResultsFileError):
+    """A file that cannot be gone on with, whatever is repeated: forced=True sets it aside and begins anew."""
+
+
+class Header(Record):
+    """The attribute of a study: which search it is. ``strategy`` and ``seed`` are those it was begun with."""
+
+    format: Literal["channelwise-search"] = "channelwise-search"
+    version: int = VERSION
+    model: str
+    digest: str
+    targets: dict[str, float]
+    direction: Direction
+    options: dict[str, Any]
+    strategy: str
+    seed: int
+
+    def key(self) -> Key:
+        return Key(self.model, self.digest, self.targets, self.direction, self.options)
+
+
+class _Attributes(Record):
+    """The attributes of a trial. ``shares``: of the targeted costs, kept."""
+
+    counts: dict[str, int]
+    shares: dict[str, float] = Field(default_factory=dict)
+    notes: dict[str, Any] = Field(default_factory=dict)
+    owner: LockOwner | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+
+def study_name(key: Key) -> str:
+    """The name of the study of a search: readable, and different for different searches."""
+    plain = [key.model, key.digest, sorted(key.targets.items()), key.direction, key.options]
+    targets = " ".join(f"{name}={share:g}" for name, share in key.targets.items())
+    return f"{key.model} {targets} {hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]}"
+
+
+def read_header(study: str, attributes: Mapping[str, Any], where: str) -> Header | None:
+    """The header of the study of that name; None if it is no search of this library.
+
+    Raises:
+        ResultsFileError: of a newer format version, or not readable.
+    """
+    plain = attributes.get(ATTRIBUTE)
+    if plain is None:
+        return None
+    version = plain.get("version") if isinstance(plain, Mapping) else None
+    if isinstance(version, int) and version > VERSION:
+        raise UnusableFileError(
+            f"{where} has format version {version}, this version of channelwise reads {VERSION}. Update channelwise, "
+            "or use another folder."
+        )
+    try:
+        return Header.model_validate(plain)
+    except ValidationError as error:
+        raise _damaged(where, f"study {study!r}: {first_problem(error)}") from error
+
+
+def new_trial(trial: Trial, free: Iterable[str], sizes: Mapping[str, int], owner: LockOwner | None) -> FrozenTrial:
+    """A running trial; its parameters are the kept shares of the groups with a choice, for people to look at."""
+    attributes = _Attributes(counts=dict(trial.counts), shares=dict(trial.shares), notes=dict(trial.notes), owner=owner)
+    return optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params={name: trial.counts[name] / sizes[name] for name in free},
+        distributions=dict.fromkeys(free, FloatDistribution(0.0, 1.0)),
+        user_attrs=attributes.model_dump(mode="json", exclude_none=True),
+    )
+
+
+def read_trial(trial: FrozenTrial, sizes: Mapping[str, int] | None, where: str) -> Trial | None:
+    """A trial as plain data; None for one that stands for nothing (a duplicate, or taken over by another).
+
+    Raises:
+        ResultsFileError: its attributes are not those of a candidate of a network with groups of ``sizes``.
+    """
+    state = _STATES.get(trial.state)
+    if state is None:
+        return None
+    try:
+        known = {name: trial.user_attrs[name] for name in _Attributes.model_fields if name in trial.user_attrs}
+        attributes = _Attributes.model_validate(known)
+    except ValidationError as error:
+        raise _damaged(where, f"candidate {trial.number}: {first_problem(error)}") from error
+    counts = attributes.counts
+    if sizes is not None and (
+        counts.keys() != sizes.keys() or any(not 1 <= n <= sizes[name] for name, n in counts.items())
+    ):
+        raise _damaged(where, f"candidate {trial.number} does not fit the groups of the network")
+    if state == "complete" and not np.isfinite(trial.value if trial.value is not None else np.nan):
+        raise _damaged(where, f"candidate {trial.number} has no finite score")
+    return Trial(
+        number=trial.number,
+        state=state,
+        counts=counts,
+        score=trial.value if state == "complete" else None,
+        seconds=attributes.seconds,
+        error=attributes.error,
+        shares=attributes.shares,
+        notes=attributes.notes,
+        owner=attributes.owner,
+    )
+
+
+def _damaged(where: str, why: str) -> UnusableFileError:
+    return UnusableFileError(f"{where} is damaged: {why}. Restore it, or begin anew with forced=True.")

@@ -1,0 +1,289 @@
+"""A search that lasts: asks a strategy for candidates, records their scores, and goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from channelwise.errors import InvalidArgumentError
+from channelwise.files import has_ended, this_process
+from channelwise.search.records import new_trial, read_trial
+from channelwise.search.results import Key, SearchResults, State, Trial
+from channelwise.search.space import Space
+from channelwise.search.storage import Storage
+from channelwise.search.strategies import Known, Request, Strategy
+from channelwise.widths import is_number
+
+log = logging.getLogger(__name__)
+
+Prior = np.ndarray | Sequence[float] | Mapping[str, int]
+Describe = Callable[[Mapping[str, int]], Mapping[str, Any]]
+
+# How often a strategy may answer with a candidate that is known already.
+ATTEMPTS = 32
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate to evaluate. ``counts``: kept channels by group; ``notes``: what ``describe`` said of it."""
+
+    number: int
+    counts: Mapping[str, int]
+    notes: Mapping[str, Any]
+
+
+class SearchStudy:
+    """The open loop of a search: `ask` for a candidate, evaluate it, `tell` its score.
+
+    Made by `open_study`. With one worker the candidates depend on nothing but the seed, the scores and the arguments,
+    however often the search was interrupted.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        study_id: int,
+        key: Key,
+        space: Space,
+        strategy: Strategy,
+        *,
+        seed: int,
+        priors: Sequence[Prior],
+        budget: int,
+        describe: Describe | None,
+    ) -> None:
+        self.key = key
+        self.space = space
+        self.exhausted = False
+        self._storage, self._id, self._strategy = storage, study_id, strategy
+        self._seed, self._budget, self._describe = seed, budget, describe
+        self._sizes = space.structure.full()
+        self._priors = _different([space.candidate(prior) for prior in priors])
+        self._trials: dict[int, Trial] = {}
+        self._known: dict[int, Known] = {}
+        self._last = -1
+        self._ids: dict[int, int] = {}
+        self._mine: set[int] = set()
+        self._read()
+        self._again: deque[Trial] = deque(self._orphans())
+
+    @property
+    def results(self) -> SearchResults:
+        """What has been found so far."""
+        return SearchResults(self.key, dict(self._trials), self._storage.where)
+
+    def suggest(self, priors: Sequence[Prior]) -> None:
+        """Further candidates that a guided strategy is to have evaluated first, see `Space.candidate`."""
+        self._priors = _different([*self._priors, *map(self.space.candidate, priors)])
+
+    def ask(self) -> Candidate | None:
+        """The next candidate; those that an ended process left unfinished come first.
+
+        None when the search has ``budget`` candidates, or when no other meets the targets (``exhausted`` is then set).
+        """
+        while self._again:
+            trial = self._again.popleft()
+            taken = self._taken_over(trial) if self._storage.shared else trial
+            if taken is not None:
+                self._mine.add(taken.number)
+                return Candidate(taken.number, taken.counts, taken.notes)
+        while True:
+            if self._storage.shared:
+                self._read()
+            if len(self._trials) >= self._budget:
+                return None
+            counts = self._next_counts()
+            if counts is None:
+                self.exhausted = True
+                log.warning(
+                    "No other candidate meets the targets: the search ends with %d instead of %d. A smaller "
+                    "channel_divisible or fewer excludes leave more choice.", len(self._trials), self._budget
+                )  # fmt: skip
+                return None
+            named = self.space.named(counts)
+            notes = dict(self._describe(named)) if self._describe is not None else {}
+            added = self._add(counts, notes)
+            if added is not None:
+                return Candidate(added.number, added.counts, added.notes)
+
+    def tell(
+        self, number: int, score: float | None = None, *, seconds: float | None = None, error: str | None = None
+    ) -> None:
+        """Record the score of a candidate, or with ``error`` that its evaluation failed: it is not repeated.
+
+        Raises:
+            InvalidArgumentError: not a candidate being evaluated, or the score is not a finite number.
+            ResultsFileError: it cannot be written.
+        """
+        trial = self._trials.get(number)
+        if trial is None or trial.state != "running":
+            raise InvalidArgumentError(f"There is no candidate {number} that is being evaluated.")
+        if (score is None) == (error is None):
+            raise InvalidArgumentError("Tell either the score of a candidate or the error that it ended with.")
+        if score is not None and not (is_number(score) and np.isfinite(score)):
+            raise InvalidArgumentError(f"The score of candidate {number} must be a finite number, not {score!r}.")
+        storage = self._storage.optuna
+        with self._storage.errors():
+            trial_id = self._trial_id(number)
+            try:
+                for name, value in (("seconds", seconds), ("error", error)):
+                    if value is not None:
+                        storage.set_trial_user_attr(trial_id, name, value)
+                if score is None:
+                    storage.set_trial_state_values(trial_id, TrialState.FAIL)
+                else:
+                    storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [float(score)])
+            except UpdateFinishedTrialError:
+                log.warning("Another process has taken over candidate %d; its score is dropped here.", number)
+                self._mine.discard(number)
+                return
+            self._storage.sync()
+        self._mine.discard(number)
+        state: State = "failed" if score is None else "complete"
+        score = None if score is None else float(score)
+        self._keep(replace(trial, state=state, score=score, seconds=seconds, error=error))
+
+    def release(self) -> None:
+        """Let others evaluate what this process has begun and not told."""
+        for number in sorted(self._mine):
+            if self._storage.shared:
+                # Whatever another process has taken over is no longer ours to release.
+                with self._storage.errors(), suppress(UpdateFinishedTrialError):
+                    self._storage.optuna.set_trial_user_attr(self._trial_id(number), "owner", None)
+        self._mine.clear()
+
+    def _next_counts(self) -> np.ndarray | None:
+        known = {tuple(trial.counts[name] for name in self.space.names) for trial in self._trials.values()}
+        if self._strategy.guided:
+            for prior in self._priors:
+                if tuple(prior.tolist()) not in known:
+                    return prior
+        for attempt in range(ATTEMPTS):
+            counts = self._proposed(self._request(attempt))
+            if tuple(counts.tolist()) not in known:
+                return counts
+        request = self._request(ATTEMPTS)
+        rng = request.rng()
+        listed = self.space.listed()
+        if listed is not None:
+            left = [counts for counts in listed if tuple(counts.tolist()) not in known]
+            return left[rng.integers(len(left))] if left else None
+        for _ in range(ATTEMPTS):
+            counts = self.space.project(rng.random(self.space.dims))
+            if tuple(counts.tolist()) not in known:
+                return counts
+        return None
+
+    def _request(self, attempt: int) -> Request:
+        known = [self._known[number] for number in sorted(self._known)]
+        priors = [self.space.encode(counts) for counts in self._priors]
+        return Request(
+            space=self.space,
+            finished=tuple(k for k in known if k.merit is not None),
+            running=tuple(k for k in known if self._trials[k.number].state == "running"),
+            priors=np.stack(priors) if priors else np.empty((0, self.space.dims)),
+            number=self._last + 1,
+            seed=self._seed,
+            attempt=attempt,
+            budget=self._budget,
+        )
+
+    def _proposed(self, request: Request) -> np.ndarray:
+        vector = np.asarray(self._strategy(request), float)
+        if vector.shape != (self.space.dims,) or not np.isfinite(vector).all():
+            raise InvalidArgumentError(
+                f"The strategy {self._strategy.name!r} must return {self.space.dims} finite numbers, not {vector!r}."
+            )
+        return self.space.project(vector)
+
+    def _add(self, counts: np.ndarray, notes: Mapping[str, Any]) -> Trial | None:
+        """Record a candidate as running; None if other processes were faster with the same one, or with the last."""
+        named, shares = self.space.named(counts), self.space.shares(counts)
+        trial = self._create(Trial(-1, "running", named, shares=shares, notes=notes))
+        if self._storage.shared:
+            self._read()
+            earlier = [other for number, other in self._trials.items() if number < trial.number]
+            if len(earlier) >= self._budget or any(other.counts == named for other in earlier):
+                self._withdraw(trial)
+                return None
+        return trial
+
+    def _create(self, trial: Trial) -> Trial:
+        """Store a new running trial, in one transaction."""
+        owner = this_process() if self._storage.shared else None
+        storage = self._storage.optuna
+        with self._storage.errors():
+            trial_id = storage.create_new_trial(self._id, new_trial(trial, self.space.free, self._sizes, owner))
+            # Of a storage that nobody else writes to, the next number is known, and asking costs milliseconds.
+            shared = self._storage.shared
+            number = storage.get_trial_number_from_id(trial_id) if shared else self._last + 1
+        self._ids[number] = trial_id
+        created = replace(trial, number=number, owner=owner)
+        self._keep(created)
+        self._mine.add(number)
+        return created
+
+    def _withdraw(self, trial: Trial) -> bool:
+        """Strike out a running trial; False if it has ended, or somebody else has done so."""
+        with self._storage.errors():
+            try:
+                self._storage.optuna.set_trial_state_values(self._trial_id(trial.number), TrialState.PRUNED)
+            except UpdateFinishedTrialError:
+                return False
+        del self._trials[trial.number]
+        del self._known[trial.number]
+        self._mine.discard(trial.number)
+        return True
+
+    def _taken_over(self, trial: Trial) -> Trial | None:
+        """A new trial in the place of one whose process has ended; None if somebody else was faster."""
+        return self._create(replace(trial, owner=None)) if self._withdraw(trial) else None
+
+    def _orphans(self) -> list[Trial]:
+        """Unfinished trials on which nobody works. A file that is held has no other process at work."""
+        running = [trial for _, trial in sorted(self._trials.items()) if trial.state == "running"]
+        if not self._storage.shared:
+            return running
+        alone = [trial for trial in running if trial.owner is None or has_ended(trial.owner)]
+        others = Counter(f"{t.owner.host}, process {t.owner.pid}" for t in running if t.owner and t not in alone)
+        for process, number in others.items():
+            log.info("%d candidates are being evaluated on %s.", number, process)
+        return alone
+
+    def _read(self) -> None:
+        """Learn what is in the storage."""
+        with self._storage.errors():
+            stored = self._storage.optuna.get_all_trials(self._id, deepcopy=False)
+        for frozen in stored:
+            self._last = max(self._last, frozen.number)
+            known = self._trials.get(frozen.number)
+            if known is not None and known.state != "running":
+                continue
+            trial = read_trial(frozen, self._sizes, self._storage.where)
+            if trial is not None:
+                self._keep(trial)
+            elif known is not None:
+                del self._trials[frozen.number], self._known[frozen.number]
+
+    def _keep(self, trial: Trial) -> None:
+        self._last = max(self._last, trial.number)
+        self._trials[trial.number] = trial
+        merit = None if trial.score is None else self.key.merit(trial.score)
+        self._known[trial.number] = Known(trial.number, self.space.encode(trial.counts), merit)
+
+    def _trial_id(self, number: int) -> int:
+        if number not in self._ids:
+            self._ids[number] = self._storage.optuna.get_trial_id_from_study_id_trial_number(self._id, number)
+        return self._ids[number]
+
+
+def _different(counts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return list({tuple(c.tolist()): c for c in counts}.values())
