@@ -23,8 +23,16 @@ class Square:
     def __call__(self, payload: Any) -> float:
         if payload == "raise":
             raise KeyError("the user's own error")
+        if payload == "raise own":
+
+            class OwnError(Exception):
+                """Of a class that no other process can find."""
+
+            raise OwnError("not found")
         if payload == "score":
             raise EvaluationError("eval_fn returned None")
+        if payload == "interrupt":
+            raise KeyboardInterrupt
         if payload == "threads":
             return float(torch.get_num_threads())
         if payload == "pid":
@@ -51,6 +59,16 @@ class Unpicklable(Square):
 
     def __init__(self) -> None:
         self.local = lambda: None
+
+
+class LoaderSum(Square):
+    """Sums what a loader yields; ``local`` keeps it from being pickled."""
+
+    def __init__(self, loader: Any, local: Any = None) -> None:
+        self.loader, self.local = loader, local
+
+    def __call__(self, payload: Any) -> float:
+        return float(sum(batch.sum() for batch in self.loader))
 
 
 class DiesUnpacking(Square):

@@ -9,8 +9,10 @@ import torch
 
 from channelwise.errors import EvaluationError
 from channelwise.execution import Task
-from channelwise.execution.inprocess import InProcess, is_device_mismatch
-from tests.execution.jobs import Square
+from channelwise.execution.evaluator import is_device_mismatch
+from channelwise.execution.inprocess import InProcess
+from tests.execution.contract import ExecutorContract, tasks
+from tests.execution.jobs import NotReady, Square
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -32,26 +34,24 @@ class OnlyOn(Square):
         return super().__call__(payload)
 
 
-def test_results_come_in_order_with_their_tasks() -> None:
-    tasks = [Task(str(n), n) for n in range(4)]
-    results = list(InProcess(Square(), [CPU]).run(tasks))
-    assert [(r.task, r.score) for r in results] == [(t, t.payload**2) for t in tasks]
+class TestInProcess(ExecutorContract):
+    @pytest.fixture
+    def executor(self) -> InProcess:
+        return InProcess(Square(), [CPU])
 
 
-def test_error_names_the_task_and_chains_the_users_error() -> None:
-    with pytest.raises(EvaluationError, match="Evaluating group 'a': eval_fn raised KeyError") as caught:
-        list(InProcess(Square(), [CPU]).run([Task("group 'a'", "raise")]))
-    assert isinstance(caught.value.__cause__, KeyError)
+def test_results_come_in_order() -> None:
+    assert [r.task.payload for r in InProcess(Square(), [CPU]).run(tasks(3, 1, 2))] == [3, 1, 2]
 
 
-def test_bad_score_is_reported_with_the_task() -> None:
-    with pytest.raises(EvaluationError, match="Evaluating the baseline: eval_fn returned None"):
-        list(InProcess(Square(), [CPU]).run([Task("the baseline", "score")]))
+def test_job_that_cannot_be_prepared_is_an_error_of_the_run() -> None:
+    with pytest.raises(EvaluationError, match="cannot start on cpu: ValueError: no room"):
+        list(InProcess(NotReady(), [CPU]).run(tasks(1)))
 
 
-def test_results_before_an_error_are_delivered() -> None:
-    results = InProcess(Square(), [CPU]).run([Task("a", 3), Task("b", "raise")])
-    assert next(results).score == 9
+def test_interrupt_is_not_a_failed_task() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        list(InProcess(Square(), [CPU]).run(tasks("interrupt")))
 
 
 def test_second_device_is_tried_when_tensors_are_on_the_wrong_one() -> None:
@@ -65,14 +65,13 @@ def test_device_is_settled_by_the_first_success() -> None:
     run = InProcess(job, [META, CPU]).run([Task("a", 2), Task("b", 3)])
     next(run)
     job.works_on = CPU
-    with pytest.raises(EvaluationError, match="same device"):
-        next(run)
+    assert "same device" in str(next(run).error)
 
 
 def test_other_errors_do_not_move_the_model() -> None:
     job = OnlyOn(META)
-    with pytest.raises(EvaluationError, match="KeyError"):
-        list(InProcess(job, [META, CPU]).run([Task("a", "raise")]))
+    (result,) = InProcess(job, [META, CPU]).run([Task("a", "raise")])
+    assert "KeyError" in str(result.error)
     assert job.prepared == [META]
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from channelwise.errors import EvaluationError, InvalidArgumentError
-from channelwise.execution import Task
 from channelwise.execution.workers import WorkerPool
-from tests.execution.jobs import DiesUnpacking, NotReady, Square, Unpicklable
+from tests.execution.contract import WorkersContract, tasks
+from tests.execution.jobs import DiesUnpacking, LoaderSum, NotReady, Square, Unpicklable
 
 TWO = [torch.device("cpu")] * 2
 forks = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
@@ -33,36 +34,11 @@ def pool() -> Iterator[WorkerPool]:
     pool.close()
 
 
-def tasks(*payloads: Any) -> list[Task]:
-    return [Task(f"task {n}", payload) for n, payload in enumerate(payloads)]
-
-
 @forks
-def test_every_task_is_answered_once(pool: WorkerPool) -> None:
-    given = tasks(*range(20))
-    assert sorted((r.task.payload, r.score) for r in pool.run(given)) == [(n, n**2) for n in range(20)]
-
-
-@forks
-def test_work_is_spread_over_the_workers(pool: WorkerPool) -> None:
-    pids = {r.score for r in pool.run(tasks(*["pid"] * 4))}
-    assert len(pids) == 2
-    assert os.getpid() not in pids
-
-
-@forks
-def test_pool_can_be_used_again(pool: WorkerPool) -> None:
-    for _ in range(2):
-        assert sorted(r.score for r in pool.run(tasks(1, 2))) == [1, 4]
-
-
-@forks
-def test_task_of_a_killed_worker_is_repeated(
-    pool: WorkerPool, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    given = tasks(2, tmp_path / "mark", 3)
-    assert {r.task.label: r.score for r in pool.run(given)} == {"task 0": 4, "task 1": 1, "task 2": 9}
-    assert "killed by SIGKILL) on task 1" in caplog.text
+class TestWorkerPool(WorkersContract):
+    @pytest.fixture
+    def executor(self, pool: WorkerPool) -> WorkerPool:
+        return pool
 
 
 @forks
@@ -74,24 +50,18 @@ def test_worker_killed_from_outside_is_replaced(pool: WorkerPool) -> None:
 
 
 @forks
-def test_task_that_kills_three_workers_is_given_up(pool: WorkerPool) -> None:
-    with pytest.raises(EvaluationError, match=r"task 0: 3 worker processes died .*SIGKILL.*memory"):
-        list(pool.run(tasks("die")))
+def test_task_that_kills_three_workers_fails_and_the_others_go_on(pool: WorkerPool) -> None:
+    results = {r.task.label: r for r in pool.run(tasks("die", 2))}
+    assert re.match(r"Evaluating task 0: 3 worker processes died .*SIGKILL.*memory", str(results["task 0"].error))
+    assert results["task 1"].score == 4
 
 
 @forks
-def test_users_error_comes_back_chained_with_the_workers_traceback(pool: WorkerPool) -> None:
-    with pytest.raises(EvaluationError, match="Evaluating task 0: eval_fn raised KeyError") as caught:
-        list(pool.run(tasks("raise")))
-    assert isinstance(caught.value.__cause__, KeyError)
-    if sys.version_info >= (3, 11):
-        assert "in __call__" in caught.value.__cause__.__notes__[0]
-
-
-@forks
-def test_bad_score_is_reported_like_in_process(pool: WorkerPool) -> None:
-    with pytest.raises(EvaluationError, match=r"^Evaluating task 0: eval_fn returned None$"):
-        list(pool.run(tasks("score")))
+def test_users_error_carries_the_workers_traceback(pool: WorkerPool, caplog: pytest.LogCaptureFixture) -> None:
+    (result,) = pool.run(tasks("raise"))
+    assert result.error is not None
+    notes = getattr(result.error.__cause__, "__notes__", [caplog.text])
+    assert "in __call__" in notes[0]
 
 
 @forks
@@ -122,6 +92,26 @@ def test_job_that_cannot_be_prepared_is_an_error() -> None:
 def test_unpicklable_job_cannot_go_to_cuda_workers() -> None:
     with pytest.raises(InvalidArgumentError, match="top level of a module"):
         WorkerPool(Unpicklable(), [torch.device("cuda:0")])
+
+
+@forks
+def test_loader_with_an_open_iterator_works_in_forked_workers() -> None:
+    loader = DataLoader(torch.arange(32), batch_size=4, num_workers=1, persistent_workers=True)
+    here = sum(int(batch.sum()) for batch in loader)
+    pool = WorkerPool(LoaderSum(loader, lambda: None), TWO)
+    try:
+        assert [r.score for r in pool.run(tasks(1, 2, 3, 4))] == [here] * 4
+    finally:
+        pool.close()
+    assert sum(int(batch.sum()) for batch in loader) == here
+
+
+def test_what_belongs_to_one_process_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("1")
+    with (tmp_path / "data").open() as file, pytest.raises(InvalidArgumentError, match="open files inside eval_fn"):
+        WorkerPool(LoaderSum(file), TWO)
+    with pytest.raises(InvalidArgumentError, match="a generator can be read only once"):
+        WorkerPool(LoaderSum(number for number in range(3)), TWO)
 
 
 def test_spawned_workers_share_the_cores(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,12 +1,14 @@
-"""Where evaluations run: one small protocol, implemented in process and by local worker processes."""
+"""Where evaluations run: one small protocol, implemented in process, by local worker processes and by a Ray cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+
+from channelwise.errors import EvaluationError
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Result:
-    """The score of a finished task and the seconds it took."""
+    """What came of a task: its score, or the error (chained to what the user's function raised); and the seconds."""
 
     task: Task
-    score: float
+    score: float | None
     seconds: float
+    error: EvaluationError | None = None
 
 
 class Job(Protocol):
@@ -37,13 +40,24 @@ class Job(Protocol):
 
 
 class Executor(Protocol):
-    """Runs a job over tasks. Results come as they finish, in any order; closing ends every process it started."""
+    """Runs a job over tasks. Results come as they finish, in any order; closing ends every process it started.
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Result]:
+    `channelwise.execution.choice.make_executor` makes one.
+    """
+
+    @property
+    def capacity(self) -> int:
+        """Evaluations at the same time."""
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Result]:
         """Evaluate ``tasks``, each exactly once as far as the caller can tell.
 
+        The next task is taken only when a worker is free and the caller has been given every result there is, so that
+        an iterator can base a task on the scores so far. A task that fails gives a result with an error; the others go
+        on.
+
         Raises:
-            EvaluationError: naming the task, chained to what the user's function raised.
+            EvaluationError: the evaluations cannot run at all: workers do not start, or a cluster is gone.
         """
 
     def close(self) -> None:

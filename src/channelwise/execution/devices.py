@@ -24,7 +24,7 @@ def choose_devices(gpus: object, model_device: torch.device) -> list[torch.devic
         One device per entry of ``gpus``. On a machine without CUDA the model's own device, whatever was asked for.
         For None the devices to try in turn: the model's own, preceded by the current CUDA device if there is one.
     """
-    indices = None if gpus is None else _indices(gpus)
+    indices = None if gpus is None else device_indices(gpus)
     available = torch.cuda.device_count()
     if not available:
         log.info("No CUDA device here: evaluations run on %s.", model_device)
@@ -60,7 +60,8 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _indices(gpus: object) -> list[int]:
+def device_indices(gpus: object) -> list[int]:
+    """``gpus`` as numbers, whether or not there are such devices."""
     entries: Iterable[object]
     if isinstance(gpus, str):
         entries = gpus.split(",")

@@ -8,10 +8,7 @@ import os
 import pickle
 import signal
 import sys
-import time
-import traceback
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -21,72 +18,41 @@ from typing import Any
 
 import torch
 
-from channelwise.errors import EvaluationError, InvalidArgumentError
-from channelwise.execution import Job, Result, Task
+from channelwise.errors import InvalidArgumentError
+from channelwise.execution import Job
+from channelwise.execution.crew import Crew, Worker
 from channelwise.execution.devices import usable_cores
-from channelwise.execution.inprocess import failed, on_device
+from channelwise.execution.evaluator import Evaluator
+from channelwise.execution.messages import Died, Message, evaluated, prepared
+from channelwise.execution.packing import bound_to_this_process, forget_open_iterators, pack, why_unpicklable
 
 log = logging.getLogger(__name__)
 
-MAX_DEATHS = 3
-"""After so many workers have died on one task it is given up."""
 
-
-@dataclass
-class _Worker:
+@dataclass(kw_only=True)
+class _Process(Worker):
     process: BaseProcess
     connection: Connection
     device: torch.device
-    task: Task | None = None
-    ready: bool = False
 
 
-class WorkerPool:
+class WorkerPool(Crew[_Process]):
     """Worker processes that each receive the job once and then only payloads.
 
-    A worker that dies is replaced and its task repeated. Workers are spawned; where the job cannot be pickled (a
-    lambda, a function defined inside another) they are forked, if the platform can and CUDA is not in use.
+    Workers are spawned; where the job cannot be pickled (a lambda, a function defined inside another) they are forked,
+    if the platform can and CUDA is not in use.
     """
 
     def __init__(self, job: Job, devices: Sequence[torch.device]) -> None:
+        super().__init__()
         self._context, self._job = _transport(job, devices)
         self._threads = max(1, usable_cores() // len(devices))
-        self._workers: list[_Worker] = []
         try:
             for device in devices:
                 self._workers.append(self._start(device))
         except BaseException:
             self.close()
             raise
-
-    def run(self, tasks: Sequence[Task]) -> Iterator[Result]:
-        waiting = deque(tasks)
-        deaths: dict[int, int] = {}
-        unfinished = len(waiting)
-        while unfinished:
-            for worker in self._workers:
-                if worker.ready and worker.task is None and waiting:
-                    self._assign(worker, waiting.popleft())
-            connections: list[Any] = [w.connection for w in self._workers]
-            readable = set(wait([*connections, *(w.process.sentinel for w in self._workers)]))
-            for index, worker in enumerate(self._workers):
-                if worker.connection not in readable and worker.process.sentinel not in readable:
-                    continue
-                message = _receive(worker)
-                if message is None:
-                    self._replace(index, waiting, deaths)
-                elif message[0] == "ready":
-                    worker.ready = True
-                elif message[0] == "broken":
-                    raise EvaluationError(f"A worker process could not start on {worker.device}: {message[1]}")
-                else:
-                    task, worker.task = worker.task, None
-                    assert task is not None
-                    if message[0] == "error":
-                        error = _exception(message[1], message[2])
-                        raise failed(task, error) from error
-                    unfinished -= 1
-                    yield Result(task, message[1], message[2])
 
     def close(self) -> None:
         for worker in self._workers:
@@ -100,65 +66,85 @@ class WorkerPool:
             worker.process.close()
         self._workers.clear()
 
-    def _start(self, device: torch.device) -> _Worker:
+    def _messages(self, *, wait: bool) -> list[tuple[int, Message]]:
+        told = _readable(self._workers, None if wait else 0)
+        return [(index, _receive(worker)) for index, worker in enumerate(self._workers) if told[index]]
+
+    def _send(self, worker: _Process, payload: Any) -> None:
+        try:
+            worker.connection.send(payload)
+        except OSError:
+            log.debug("Worker %s is gone.", worker.process.pid)
+
+    def _replacement(self, worker: _Process) -> _Process:
+        worker.connection.close()
+        worker.process.close()
+        return self._start(worker.device)
+
+    def _place(self, worker: _Process) -> str:
+        return str(worker.device)
+
+    def _never_ready(self, how: str) -> str:
+        return (
+            f"A worker process ended before it was ready ({how}). If the program has no "
+            '`if __name__ == "__main__":` guard, put its code under one: worker processes import the program anew.'
+        )
+
+    def _start(self, device: torch.device) -> _Process:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(  # type: ignore[attr-defined]
             target=_work, args=(theirs, self._job, device, self._threads, os.getpid()), name=f"channelwise-{device}"
         )
         process.start()
         theirs.close()
-        return _Worker(process, ours, device)
+        return _Process(process=process, connection=ours, device=device)
 
-    def _assign(self, worker: _Worker, task: Task) -> None:
-        worker.task = task
-        # A worker that has just died refuses the message; the loop then finds it dead and repeats the task.
-        try:
-            worker.connection.send(task.payload)
-        except OSError:
-            log.debug("Worker %s is gone.", worker.process.pid)
 
-    def _replace(self, index: int, waiting: deque[Task], deaths: dict[int, int]) -> None:
-        worker = self._workers[index]
-        worker.connection.close()
-        worker.process.join()
-        how = _exit_text(worker.process.exitcode)
-        if not worker.ready:
-            raise EvaluationError(
-                f"A worker process ended before it was ready ({how}). If the program has no "
-                '`if __name__ == "__main__":` guard, put its code under one: worker processes import the program anew.'
-            )
-        if worker.task is not None:
-            deaths[id(worker.task)] = died = deaths.get(id(worker.task), 0) + 1
-            if died >= MAX_DEATHS:
-                raise EvaluationError(
-                    f"Evaluating {worker.task.label}: {died} worker processes died on it, one after the other "
-                    f"(the last: {how}). Is there enough memory? Fewer workers need less."
-                )
-            log.warning("A worker died (%s) on %s; starting another and repeating.", how, worker.task.label)
-            waiting.appendleft(worker.task)
-        else:
-            log.warning("An idle worker died (%s); starting another.", how)
-        worker.process.close()
-        self._workers[index] = self._start(worker.device)
+def _readable(workers: Sequence[_Process], timeout: float | None) -> list[bool]:
+    """Which workers have sent something or have ended, waiting for the first."""
+    connections: list[Any] = [worker.connection for worker in workers]
+    found = set(wait([*connections, *(worker.process.sentinel for worker in workers)], timeout))
+    return [worker.connection in found or worker.process.sentinel in found for worker in workers]
+
+
+def _receive(worker: _Process) -> Message:
+    # A worker that was killed may have left a whole message, a part of one, or none.
+    try:
+        if worker.connection.poll():
+            message: Message = worker.connection.recv()
+            return message
+    except (EOFError, OSError):
+        log.debug("The connection to worker %s has ended.", worker.process.pid)
+    worker.process.join()
+    return Died(_exit_text(worker.process.exitcode))
+
+
+def _exit_text(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"exit code {code}"
 
 
 def _transport(job: Job, devices: Sequence[torch.device]) -> tuple[BaseContext, Job | bytes]:
     """The start method, and the job in the form that goes with it: bytes for spawn, the object itself for fork."""
+    shareable = True
     try:
-        packed = pickle.dumps(job)
+        packed = pack(job)
         if b"__main__" not in packed or _importable_main():
             return multiprocessing.get_context("spawn"), packed
         why = "it is defined in an interactive session"
     except Exception as error:  # pickling runs the user's classes: anything can be raised
-        why = f"{type(error).__name__}: {error}"
+        why = why_unpicklable(error)
+        shareable = not bound_to_this_process(error)
     cuda = torch.cuda.is_initialized() or any(device.type == "cuda" for device in devices)
-    if "fork" in multiprocessing.get_all_start_methods() and not cuda:
+    if shareable and not cuda and "fork" in multiprocessing.get_all_start_methods():
         log.info("Workers are forked: eval_fn, its arguments or the model cannot be sent to new processes (%s).", why)
         return multiprocessing.get_context("fork"), job
     raise InvalidArgumentError(
         f"eval_fn, its arguments or the model cannot be sent to worker processes ({why}). Define eval_fn and the "
-        "model's classes at the top level of a module, not as a lambda or inside a function, or evaluate in this "
-        "process (a single entry in gpus, no workers)."
+        "model's classes at the top level of a module, not as a lambda or inside a function, and open files and "
+        "iterators inside eval_fn; or evaluate in this process (a single entry in gpus, no workers), or with "
+        "executor='ray', which can send lambdas and what a notebook defines."
     )
 
 
@@ -168,71 +154,24 @@ def _importable_main() -> bool:
     return getattr(main, "__spec__", None) is not None or os.path.exists(getattr(main, "__file__", None) or "")
 
 
-def _receive(worker: _Worker) -> tuple[Any, ...] | None:
-    """The next message of a worker; None when it has died without one."""
-    try:
-        return worker.connection.recv() if worker.connection.poll() else None
-    except (EOFError, OSError):
-        return None
-
-
-def _exit_text(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"
-
-
-def _exception(pickled: bytes | None, text: str) -> BaseException:
-    """What the worker raised, with the worker's traceback as a note."""
-    error: BaseException = RuntimeError(text.strip().splitlines()[-1])
-    if pickled is not None:
-        # The user's exception class may not survive the way back; then its text has to do.
-        try:
-            error = pickle.loads(pickled)
-        except Exception as problem:
-            log.debug("Cannot rebuild the worker's exception: %s", problem)
-    if sys.version_info >= (3, 11):
-        error.add_note(f"In the worker process:\n{text}")
-    else:
-        log.error("In the worker process:\n%s", text)
-    return error
-
-
 def _work(connection: Connection, packed: Job | bytes, device: torch.device, threads: int, parent: int) -> None:
     """The life of a worker: unpack and prepare the job, then answer payloads with scores until told or orphaned."""
     # Ctrl-C reaches the whole process group; only the parent is to react, and it ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # OpenMP's thread pool does not survive a fork: a forked worker with several threads hangs.
-    torch.set_num_threads(threads if isinstance(packed, bytes) else 1)
-    try:
-        job: Job = pickle.loads(packed) if isinstance(packed, bytes) else packed
-        with on_device(device):
-            job.prepare(device)
-    except Exception as error:
-        with suppress(OSError):
-            connection.send(("broken", f"{type(error).__name__}: {error}"))
-        return
+    if isinstance(packed, bytes):
+        torch.set_num_threads(threads)
+    else:
+        # OpenMP's thread pool does not survive a fork: a forked worker with several threads hangs.
+        torch.set_num_threads(1)
+        forget_open_iterators()
+    evaluator, message = prepared(
+        lambda: Evaluator(pickle.loads(packed) if isinstance(packed, bytes) else packed, [device])
+    )
     # A parent that was killed leaves a broken connection: there is nobody left to tell.
-    with on_device(device), suppress(OSError, EOFError):
-        connection.send(("ready",))
-        while True:
+    with suppress(OSError, EOFError):
+        connection.send(message)
+        while evaluator is not None:
             while not connection.poll(2.0):
                 if os.getppid() != parent:
                     return
-            payload = connection.recv()
-            start = time.perf_counter()
-            try:
-                score = job(payload)
-            except Exception as error:
-                connection.send(("error", _pickled(error), traceback.format_exc()))
-            else:
-                connection.send(("score", score, time.perf_counter() - start))
-
-
-def _pickled(error: Exception) -> bytes | None:
-    try:
-        data = pickle.dumps(error)
-        pickle.loads(data)
-    except Exception:  # an exception class of the user's that cannot travel: the text goes instead
-        return None
-    return data
+            connection.send(evaluated(evaluator, connection.recv()))

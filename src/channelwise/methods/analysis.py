@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Callable, Mapping
 
-import torch
-
+from channelwise.channel_graph import ChannelGraph
 from channelwise.errors import ChannelwiseError
 from channelwise.execution import Executor, Task
 from channelwise.files import locked
@@ -15,8 +13,7 @@ from channelwise.graph.structure import Group, Structure
 from channelwise.methods.arguments import plural
 from channelwise.methods.sensitivity import Evaluation, Plan, Sensitivity, SensitivityFile
 from channelwise.progress import progress
-from channelwise.ranking import Criterion
-from channelwise.ranking.weights import Weights
+from channelwise.ranking import Criterion, Weights, bind, fingerprint
 from channelwise.selection import choose
 
 log = logging.getLogger(__name__)
@@ -31,19 +28,23 @@ class Analysis:
     def __init__(
         self,
         file: SensitivityFile,
-        structure: Structure,
-        tensors: Mapping[str, torch.Tensor],
+        graph: ChannelGraph,
         excluded: set[str],
         ranking: str | Criterion,
     ) -> None:
         self._file = file
-        self._structure = structure
-        self._tensors = tensors
-        self._plan = Plan(excluded=sorted(excluded), weights=fingerprint(tensors))
+        self._structure = graph.structure
+        self._model = graph.model
+        self._tensors = graph.tensors()
+        self._plan = Plan(excluded=sorted(excluded), weights=fingerprint(self._tensors))
         self._ranking = ranking
 
     def run(self, executor_for: ExecutorFor, *, forced: bool, quiet: bool) -> None:
         """Evaluate what is missing. Finished work stays on file whatever ends the run."""
+        # Where nothing would be written the folder may be read-only.
+        if not forced and self._settled():
+            self._mention_finished()
+            return
         with locked(self._file.path):
             known = None if forced else self._file.load()
             tasks = self._tasks(known or Sensitivity())
@@ -54,6 +55,21 @@ class Analysis:
             if tasks:
                 self._warn_if_all_equal()
 
+    def _settled(self) -> bool:
+        """Whether the file says all there is to say."""
+        known = self._file.load()
+        return (
+            known is not None
+            and known.baseline is not None
+            and known.plan is not None
+            and known.plan.excluded == self._plan.excluded
+            and not known.missing(self._structure, self._plan.excluded)
+            and not self._file.backup.exists()
+        )
+
+    def _mention_finished(self) -> None:
+        log.info("%s is finished, nothing is evaluated again; forced=True repeats it.", self._file.path)
+
     def _tasks(self, known: Sensitivity) -> dict[str, tuple[Task, Evaluation]]:
         """By label: the task and what is to be recorded of it, the score and time left open."""
         tasks: dict[str, tuple[Task, Evaluation]] = {}
@@ -62,11 +78,12 @@ class Analysis:
             tasks[task.label] = task, Evaluation(score=0.0, seconds=0.0)
         weights = Weights.of(self._tensors, self._structure)
         missing = known.missing(self._structure, self._plan.excluded)
+        ranking = bind(self._ranking, self._model, self._structure) if missing else self._ranking
         levels = sorted({sparsity for counts in missing.values() for sparsity in counts.values()})
         chosen = {}
         for level in levels:
             counts = {g: kept for g, by_count in missing.items() for kept, s in by_count.items() if s == level}
-            chosen[level] = choose(self._structure, weights, counts, self._ranking).kept
+            chosen[level] = choose(self._structure, weights, counts, ranking).kept
         sizes = self._structure.full()
         for group, by_count in missing.items():
             for kept, sparsity in by_count.items():
@@ -86,7 +103,7 @@ class Analysis:
                 )  # fmt: skip
             self._file.begin(self._plan, anew=False)
         if not missing:
-            log.info("%s is finished, nothing is evaluated again; forced=True repeats it.", self._file.path)
+            self._mention_finished()
         elif known is not None:
             log.info("Going on with %s: %s missing.", self._file.path, plural(missing, "evaluation"))
 
@@ -96,6 +113,8 @@ class Analysis:
         try:
             with progress("Analysing", len(tasks), quiet=quiet) as advance:
                 for result in executor.run([task for task, _ in tasks.values()]):
+                    if result.error is not None:
+                        raise result.error
                     record = tasks[result.task.label][1]
                     scored = record.model_copy(update={"score": result.score, "seconds": round(result.seconds, 4)})
                     self._file.append(scored)
@@ -127,15 +146,6 @@ class Analysis:
             f"{finished} of {plural(total, 'evaluation')} of this run are kept in {self._file.path}; "
             "ana goes on from there when it is called again."
         )
-
-
-def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
-    """A checksum of the values of all tensors."""
-    check = 0
-    for name in sorted(tensors):
-        data = tensors[name].detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
-        check = zlib.crc32(data.data, check)
-    return f"{check:08x}"
 
 
 def grouped_convolution_groups(structure: Structure) -> list[str]:

@@ -15,10 +15,8 @@ from channelwise.channel_graph import trace
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, ResultsFileError
 from channelwise.excludes import match_excludes
 from channelwise.execution import Executor
-from channelwise.execution.devices import check_workers, choose_devices
-from channelwise.execution.inprocess import InProcess
-from channelwise.execution.workers import WorkerPool
-from channelwise.methods.analysis import Analysis, grouped_convolution_groups
+from channelwise.execution.choice import choose_place
+from channelwise.methods.analysis import Analysis
 from channelwise.methods.arguments import (
     check_args,
     check_callable,
@@ -29,11 +27,12 @@ from channelwise.methods.arguments import (
     plural,
 )
 from channelwise.methods.evaluation import CandidateJob, EvalFn
+from channelwise.methods.excluded import excluded_groups
 from channelwise.methods.sensitivity import Sensitivity, SensitivityFile
 from channelwise.methods.spec import read_spec, write_info, write_spec
 from channelwise.methods.targets import Targets
 from channelwise.modelcheck import model_device
-from channelwise.ranking import Criterion, get
+from channelwise.ranking import Criterion, bind, get
 from channelwise.report import Summary
 from channelwise.selection import Selection
 from channelwise.surgery.slim import attach_sparse_state_dict
@@ -86,6 +85,7 @@ class IterativePruningRunner:
         with_group_conv: bool = False,
         *,
         workers: int | None = None,
+        executor: str | None = None,
     ) -> None:
         """Evaluate the model and every group at sparsities 0.1 to 0.9, and save the scores as they come.
 
@@ -102,6 +102,9 @@ class IterativePruningRunner:
             forced: Repeat a finished analysis, or replace that of another network.
             with_group_conv: Analyse channels that pass through grouped convolutions too (depthwise ones always are).
             workers: Number of worker processes; by default one per entry of ``gpus``, and none without CUDA.
+            executor: "ray" evaluates on a Ray cluster (the one that ``RAY_ADDRESS`` or `ray start` on this machine
+                names, or a local one started for the purpose), "ray://host:port" or "host:port" on that one; by default
+                one worker per GPU, or per CPU without GPUs. None: on this machine.
 
         Raises:
             EvaluationError: ``eval_fn`` raised, or returned no finite number; the message names the group.
@@ -110,36 +113,14 @@ class IterativePruningRunner:
         """
         check_callable(eval_fn)
         args = check_args(args)
-        workers = check_workers(workers)
-        devices = choose_devices(gpus, model_device(self._graph.model))
-        structure = self._graph.structure
-        excluded = match_excludes(structure, excludes, self._graph.model)
-        if not with_group_conv:
-            grouped = set(grouped_convolution_groups(structure)) - excluded
-            if grouped:
-                log.info(
-                    "%s left alone because of grouped convolutions (with_group_conv=True includes them): %s.",
-                    plural(len(grouped), "group"), listed(sorted(grouped)),
-                )  # fmt: skip
-            excluded |= grouped
-        if len(excluded) == len(structure.groups):
-            raise NothingToPruneError(
-                "No channel group is left to analyse: "
-                + (f"all {len(excluded)} are excluded." if excluded else "all channels are frozen, see graph.frozen.")
-            )
-        if workers is None:
-            workers = len(devices) if gpus is not None else 1
-        elif gpus is None:
-            devices = [model_device(self._graph.model)]
+        structure, model = self._graph.structure, self._graph.model
+        place = choose_place(device=model_device(model), gpus=gpus, workers=workers, executor=executor)
+        excluded = excluded_groups(self._graph, excludes, with_group_conv=with_group_conv)
 
         def executor_for(tasks: int) -> Executor:
-            job = CandidateJob(self._graph.model, structure, eval_fn, args)
-            count = min(workers, tasks)
-            if count == 1:
-                return InProcess(job, devices)
-            return WorkerPool(job, [devices[i % len(devices)] for i in range(count)])
+            return place.start(CandidateJob(model, structure, eval_fn, args), tasks)
 
-        analysis = Analysis(self._file(), structure, self._graph.tensors(), excluded, self._ranking)
+        analysis = Analysis(self._file(), self._graph, excluded, self._ranking)
         analysis.run(executor_for, forced=bool(forced), quiet=self._quiet)
 
     def prune(
@@ -181,14 +162,15 @@ class IterativePruningRunner:
         full = match_excludes(structure, excludes, model)
         inexact = self._inexact(full) if mode == "sparse" else set()
         full |= inexact
+        ranking = bind(self._ranking, model, structure)
         if spec_path is not None:
             spec = read_spec(spec_path, structure)
-            selection = Targets(structure, self._graph.tensors(), full, channel_divisible, self._ranking).spec(spec)
+            selection = Targets(structure, self._graph.tensors(), full, channel_divisible, ranking).spec(spec)
         else:
             sensitivity, left_alone = self._sensitivity()
             why = _why_full(left_alone - full, inexact)
             full |= left_alone
-            targets = Targets(structure, self._graph.tensors(), full, channel_divisible, self._ranking, why)
+            targets = Targets(structure, self._graph.tensors(), full, channel_divisible, ranking, why)
             if removal_ratio is not None:
                 selection = targets.removal_ratio(float(removal_ratio), sensitivity)
             else:
@@ -211,8 +193,8 @@ class IterativePruningRunner:
     def search(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not of this method: raises InvalidArgumentError that says where it belongs."""
         raise InvalidArgumentError(
-            "IterativePruningRunner has no search: it has ana and prune. search belongs to OneStepPruningRunner, which "
-            "is planned and not part of this version."
+            "IterativePruningRunner has no search: it has ana and prune. search belongs to the other runner: "
+            "OneStepPruningRunner(model, inputs).search(...)."
         )
 
     def _build(self, selection: Selection, mode: str) -> nn.Module:
@@ -271,16 +253,3 @@ def _why_full(left_alone: set[str], inexact: set[str]) -> str:
             f"{listed(sorted(inexact))}."
         )
     return text
-
-
-def get_pruning_runner(model: nn.Module, inputs: Any, method: str, **options: Any) -> IterativePruningRunner:
-    """The runner of a method: "iterative". ``options`` go to the runner.
-
-    Raises:
-        InvalidArgumentError: another method.
-    """
-    if method == "iterative":
-        return IterativePruningRunner(model, inputs, **options)
-    if method == "one_step":
-        raise InvalidArgumentError("method='one_step' is planned; this version of channelwise offers 'iterative'.")
-    raise InvalidArgumentError(f"method={method!r}: this version of channelwise offers 'iterative'.")

@@ -1,0 +1,110 @@
+"""Which executor a call gets: in this process, local worker processes, or a Ray cluster."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from channelwise.errors import InvalidArgumentError
+from channelwise.execution import Executor, Job
+from channelwise.execution.devices import check_workers, choose_devices, device_indices
+from channelwise.execution.inprocess import InProcess
+from channelwise.execution.workers import WorkerPool
+
+ADDRESS = re.compile(r"(ray://)?(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d+")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where evaluations will run, checked but not started.
+
+    ``devices`` are those of this machine, a worker each in turn, or to be tried in turn in this process.
+    """
+
+    executor: str | None
+    workers: int | None
+    device: torch.device
+    devices: Sequence[torch.device]
+
+    def start(self, job: Job, most: int | None = None) -> Executor:
+        """The executor for ``job``; the caller closes it. No more workers than ``most``, the number of tasks.
+
+        Raises:
+            InvalidArgumentError: the cluster is not reachable, or the job cannot be sent.
+            EvaluationError: workers do not start.
+        """
+        if self.executor not in (None, "local"):
+            from channelwise.execution.ray import RayCluster  # needs Ray, and takes a second
+
+            return RayCluster(job, address=self.executor, workers=self.workers, most=most, device=self.device)
+        count = max(1, min(self.workers or 1, most if most is not None else sys.maxsize))
+        if count == 1 and self.executor is None:
+            return InProcess(job, self.devices)
+        return WorkerPool(job, [self.devices[i % len(self.devices)] for i in range(count)])
+
+
+def choose_place(
+    *,
+    device: torch.device,
+    gpus: object = None,
+    workers: int | None = None,
+    executor: str | None = None,
+) -> Place:
+    """Where to run evaluations of a model that is on ``device``.
+
+    Args:
+        device: Where the user's model is.
+        gpus: Indices of this machine's CUDA devices. On a Ray cluster, which places workers itself, several indices
+            only say how many workers there are.
+        workers: Number of processes; by default one per entry of ``gpus``, one without, on Ray one per GPU or CPU.
+        executor: None for this process, or local worker processes if there are several. "local" for worker processes
+            even if it is one. "ray", or the address of a Ray cluster: see `channelwise.execution.ray.RayCluster`.
+
+    Raises:
+        InvalidArgumentError: an argument is wrong, or Ray is not installed.
+    """
+    executor = _check_executor(executor)
+    workers = check_workers(workers)
+    if executor not in (None, "local"):
+        indices = [] if gpus is None else device_indices(gpus)
+        return Place(executor, workers or (len(indices) if len(indices) > 1 else None), device, [])
+    devices = choose_devices(gpus, device)
+    if workers is None:
+        workers = len(devices) if gpus is not None else 1
+    elif gpus is None:
+        devices = [device]
+    return Place(executor, workers, device, devices)
+
+
+def make_executor(
+    job: Job,
+    *,
+    device: torch.device,
+    gpus: object = None,
+    workers: int | None = None,
+    executor: str | None = None,
+    most: int | None = None,
+) -> Executor:
+    """`choose_place` and `Place.start` in one."""
+    return choose_place(device=device, gpus=gpus, workers=workers, executor=executor).start(job, most)
+
+
+def _check_executor(executor: object) -> str | None:
+    """``executor`` if it can be used here as far as is known without starting it."""
+    if executor is None or executor == "local":
+        return executor
+    if not isinstance(executor, str) or not (executor == "ray" or ADDRESS.fullmatch(executor)):
+        raise InvalidArgumentError(
+            f"executor={executor!r}: must be None, 'local', 'ray', or the address of a Ray cluster such as "
+            "'ray://head:10001' or 'head:6379'."
+        )
+    if importlib.util.find_spec("ray") is None:
+        raise InvalidArgumentError(
+            f"executor={executor!r} needs Ray, which is not installed: pip install 'channelwise[ray]'"
+        )
+    return executor

@@ -1,0 +1,132 @@
+"""The order of things that all executors with workers share: who gets which task, when, and what if one dies."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from channelwise.errors import EvaluationError
+from channelwise.execution import Result, Task
+from channelwise.execution.evaluator import failed
+from channelwise.execution.messages import Broken, Died, Message, Raised, Ready, exception
+
+log = logging.getLogger(__name__)
+
+MAX_DEATHS = 3
+"""After so many workers have died on one task it is given up."""
+
+
+@dataclass
+class Worker:
+    """What a crew knows of a worker. A stale one is busy for a run that its caller has left."""
+
+    task: Task | None = None
+    ready: bool = False
+    stale: bool = False
+
+
+W = TypeVar("W", bound=Worker)
+
+
+class Crew(ABC, Generic[W]):
+    """Workers that each hold the job and take one task at a time; one that dies is replaced and its task repeated."""
+
+    max_failed_starts = 1
+    """So many workers in a row that die before they are ready end the run."""
+
+    def __init__(self) -> None:
+        self._workers: list[W] = []
+        self._failed_starts = 0
+
+    @property
+    def capacity(self) -> int:
+        return len(self._workers)
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Result]:
+        source = iter(tasks)
+        again: deque[Task] = deque()
+        deaths: Counter[int] = Counter()
+        for worker in self._workers:
+            worker.stale = worker.task is not None
+        more = True
+        while more or again or any(worker.task is not None and not worker.stale for worker in self._workers):
+            free = next((worker for worker in self._workers if worker.ready and worker.task is None), None)
+            startable = free is not None and (more or bool(again))
+            messages = self._messages(wait=not startable)
+            # All are dealt with before the caller gets the first, who may not come back for the second.
+            results = [self._settle(index, message, again, deaths) for index, message in messages]
+            yield from (result for result in results if result is not None)
+            if messages or free is None or not startable:
+                continue
+            task = again.popleft() if again else next(source, None)
+            if task is None:
+                more = False
+            else:
+                free.task = task
+                self._send(free, task.payload)
+
+    def _settle(self, index: int, message: Message, again: deque[Task], deaths: Counter[int]) -> Result | None:
+        worker = self._workers[index]
+        if isinstance(message, Ready):
+            worker.ready = True
+            self._failed_starts = 0
+            return None
+        if isinstance(message, Broken):
+            raise EvaluationError(f"A worker could not start on {self._place(worker)}: {message.why}")
+        task, stale = worker.task, worker.stale
+        worker.task, worker.stale = None, False
+        if isinstance(message, Died):
+            self._bury(index, message)
+        if task is None or stale:
+            return None
+        if isinstance(message, Raised):
+            return Result(task, None, message.seconds, failed(task, exception(message)))
+        if not isinstance(message, Died):
+            return Result(task, message.score, message.seconds)
+        deaths[id(task)] += 1
+        if deaths[id(task)] < MAX_DEATHS:
+            log.warning("A worker died (%s) on %s; starting another and repeating.", message.how, task.label)
+            again.append(task)
+            return None
+        error = EvaluationError(
+            f"Evaluating {task.label}: {deaths[id(task)]} worker processes died on it, one after the other "
+            f"(the last: {message.how}). Is there enough memory? Fewer workers need less."
+        )
+        return Result(task, None, 0.0, error)
+
+    def _bury(self, index: int, message: Died) -> None:
+        """Replace a worker that has died."""
+        worker = self._workers[index]
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= self.max_failed_starts:
+                raise EvaluationError(self._never_ready(message.how))
+        self._workers[index] = self._replacement(worker)
+
+    @abstractmethod
+    def _messages(self, *, wait: bool) -> list[tuple[int, Message]]:
+        """What workers have said since, with their indices. To wait is to return none only after a while, if ever."""
+
+    @abstractmethod
+    def _send(self, worker: W, payload: Any) -> None:
+        """Give a worker its next payload. One that has died is not an error here: it will be found dead."""
+
+    @abstractmethod
+    def _replacement(self, worker: W) -> W:
+        """A new worker in the place of one that has died."""
+
+    @abstractmethod
+    def _place(self, worker: W) -> str:
+        """Where a worker is, for messages."""
+
+    @abstractmethod
+    def _never_ready(self, how: str) -> str:
+        """The message when workers die before they are ready."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all workers."""
