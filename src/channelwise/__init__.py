@@ -15,13 +15,30 @@ _HOME = {
     "load": "channelwise.surgery",
     "fixer": "channelwise.surgery",
     "IterativePruningRunner": "channelwise.methods",
+    "OneStepPruningRunner": "channelwise.methods",
 }
 
-__all__ = ["ChannelGraph", "IterativePruningRunner", "Selection", "__version__", "fixer", "load", "save", "trace"]
+_PACKAGES = ("ranking", "recovery", "search")
+
+__all__ = [
+    "ChannelGraph",
+    "IterativePruningRunner",
+    "OneStepPruningRunner",
+    "Selection",
+    "__version__",
+    "fixer",
+    "load",
+    "ranking",
+    "recovery",
+    "save",
+    "search",
+    "trace",
+]
 
 if TYPE_CHECKING:
+    from channelwise import ranking, recovery, search
     from channelwise.channel_graph import ChannelGraph, trace
-    from channelwise.methods import IterativePruningRunner
+    from channelwise.methods import IterativePruningRunner, OneStepPruningRunner
     from channelwise.selection import Selection
     from channelwise.surgery import fixer, load, save
 
@@ -32,6 +49,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_HOME[name]), name)
         globals()[name] = value
         return value
+    if name in _PACKAGES:
+        return importlib.import_module(f"channelwise.{name}")
     raise AttributeError(f"module 'channelwise' has no attribute {name!r}")
 
 

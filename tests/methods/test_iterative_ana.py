@@ -274,6 +274,26 @@ def test_full_disk_is_an_error_and_leaves_no_lock(runner: Runner, sens: Path, mo
     assert list(sens.parent.iterdir()) == []
 
 
+def test_finished_analysis_in_a_read_only_folder_is_read(
+    runner: Runner, counted: Counted, sens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner().ana(counted)
+    whole = sens.read_bytes()
+    opened = os.open
+
+    def read_only(path: Any, flags: int, *mode: int, **options: Any) -> int:
+        if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return opened(path, flags, *mode, **options)
+
+    monkeypatch.setattr(os, "open", read_only)
+    runner().ana(counted)
+    assert counted.calls() == evaluations()
+    with pytest.raises(ResultsFileError, match="Read-only file system"):
+        runner().ana(counted, forced=True)
+    assert sens.read_bytes() == whole
+
+
 def test_folder_that_cannot_be_made_is_an_error_before_anything_is_evaluated(tmp_path: Path, counted: Counted) -> None:
     (tmp_path / "file").write_text("")
     made = IterativePruningRunner(net(), INPUTS, folder=tmp_path / "file" / ".vai")

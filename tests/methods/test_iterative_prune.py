@@ -393,7 +393,7 @@ def test_bad_arguments_are_refused_with_what_would_be_right(
 
 
 def test_search_names_the_runner_that_has_it(runner: IterativePruningRunner) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"OneStepPruningRunner.*planned"):
+    with pytest.raises(InvalidArgumentError, match=r"OneStepPruningRunner\(model, inputs\)\.search"):
         runner.search(gpus=["0"], eval_fn=wide_closeness)
 
 

@@ -1,5 +1,7 @@
 """Ways from a trained model to a pruned one."""
 
-from channelwise.methods.iterative import IterativePruningRunner, get_pruning_runner
+from channelwise.methods.factory import get_pruning_runner
+from channelwise.methods.iterative import IterativePruningRunner
+from channelwise.methods.one_step import OneStepPruningRunner
 
-__all__ = ["IterativePruningRunner", "get_pruning_runner"]
+__all__ = ["IterativePruningRunner", "OneStepPruningRunner", "get_pruning_runner"]

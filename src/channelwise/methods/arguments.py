@@ -13,22 +13,22 @@ from channelwise.errors import InvalidArgumentError
 MODES = ("sparse", "slim")
 
 
-def check_callable(eval_fn: object) -> None:
-    """``eval_fn`` must be the function itself, not its result."""
-    if not callable(eval_fn):
+def check_callable(function: object, name: str = "eval_fn") -> None:
+    """``function`` must be the function itself, not its result."""
+    if not callable(function):
         raise InvalidArgumentError(
-            f"eval_fn must be a function called as eval_fn(model, *args), not {eval_fn!r}. Give the function itself, "
+            f"{name} must be a function called as {name}(model, *args), not {function!r}. Give the function itself, "
             "not its result."
         )
 
 
-def check_args(args: object) -> tuple[Any, ...]:
+def check_args(args: object, name: str = "args") -> tuple[Any, ...]:
     """``args`` as a tuple."""
     if isinstance(args, (tuple, list)):
         return tuple(args)
     raise InvalidArgumentError(
-        f"args must be a tuple of what eval_fn takes after the model, not {type(args).__name__}. "
-        "A single one: args=(loader,)."
+        f"{name} must be a tuple of what the function takes after the model, not {type(args).__name__}. "
+        f"A single one: {name}=(loader,)."
     )
 
 
@@ -40,17 +40,23 @@ def check_one_target(removal_ratio: object, threshold: object, spec_path: object
         found = " and ".join(given) if given else "none"
         raise InvalidArgumentError(f"Give exactly one of removal_ratio, threshold and spec_path; found {found}.")
     if removal_ratio is not None:
-        number = _number("removal_ratio", removal_ratio, "the fraction of MACs to remove, between 0 and 1")
-        if not 0 < number < 1:
-            hint = f" For {number:g} % give {number / 100:g}." if 1 < number < 100 else ""
-            raise InvalidArgumentError(
-                f"removal_ratio={removal_ratio!r}: must be the fraction of MACs to remove, between 0 and 1 "
-                f"(both excluded).{hint}"
-            )
+        check_ratio("removal_ratio", removal_ratio)
     meaning = "the tolerated relative loss of score, e.g. 0.05"
     if threshold is not None and _number("threshold", threshold, meaning) <= 0:
         raise InvalidArgumentError(f"threshold={threshold!r}: must be larger than 0, {meaning}.")
     check_path("spec_path", spec_path)
+
+
+def check_ratio(name: str, value: object) -> float:
+    """A fraction to remove, in (0, 1)."""
+    what = "parameters" if name.startswith("params") else "MACs"
+    number = _number(name, value, f"the fraction of {what} to remove, between 0 and 1")
+    if not 0 < number < 1:
+        hint = f" For {number:g} % give {number / 100:g}." if 1 < number < 100 else ""
+        raise InvalidArgumentError(
+            f"{name}={value!r}: must be the fraction of {what} to remove, between 0 and 1 (both excluded).{hint}"
+        )
+    return number
 
 
 def check_mode(mode: object) -> None:

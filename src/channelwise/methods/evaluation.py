@@ -1,4 +1,4 @@
-"""The job of evaluating candidates: build the slim model of some kept channels, call the user's function, check it."""
+"""The job of evaluating candidates: cut the slim model, repair it, call the user's function, check its answer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from channelwise.graph.structure import Structure
+from channelwise.methods.calibration import Calibration
+from channelwise.methods.kept import unpack
 from channelwise.methods.scores import as_score
-from channelwise.selection import Selection
 from channelwise.surgery.clone import clone_module
 from channelwise.surgery.slicing import named_tensors
 from channelwise.surgery.slim import slim_model
@@ -26,20 +27,27 @@ SEED = 0
 
 
 class CandidateJob:
-    """Scores candidates given as {group: kept indices}, groups left out being full.
+    """Scores candidates given as {group: kept channels}, packed or as indices, groups left out being full.
 
-    Candidates are cut from a private clone in eval mode and share its untouched tensors, which makes them cheap. An
-    evaluation function that changes weights is noticed; from then on every candidate gets tensors of its own.
-    All candidates see the same random numbers, so that scores do not depend on order or process and differ less by
-    chance; the caller's random state is restored.
+    ``calibration`` repairs them first. They are cut from a private clone in eval mode and share its untouched tensors,
+    which makes them cheap. A function of the user's that changes weights is noticed; from then on every candidate gets
+    tensors of its own. All candidates see the same random numbers, so that scores do not depend on order or process and
+    differ less by chance; the caller's random state is restored.
     """
 
-    def __init__(self, model: nn.Module, structure: Structure, eval_fn: EvalFn, args: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        structure: Structure,
+        eval_fn: EvalFn,
+        args: Sequence[Any],
+        calibration: Calibration | None = None,
+    ) -> None:
         self._model = model
         self._structure = structure
-        self._full = Selection.full(structure).kept
         self._eval_fn = eval_fn
         self._args = tuple(args)
+        self._calibration = calibration
         self._share = True
         self._checked = False
         self._clone: nn.Module | None = None
@@ -55,23 +63,32 @@ class CandidateJob:
         self._clone = clone_module(self._model, {}).to(device)
         self._marks = [(t, t._version, t.data_ptr()) for t in named_tensors(self._clone).values()]
 
-    def __call__(self, payload: Mapping[str, np.ndarray]) -> float:
+    def __call__(self, payload: Mapping[str, np.ndarray | str]) -> float:
         assert self._clone is not None
-        selection = Selection({**self._full, **payload})
+        selection = unpack(payload, self._structure, "the payload")
         candidate = slim_model(self._clone, self._structure, selection, share_untouched=self._share)
         candidate.eval()
-        with same_randomness(self._device):
-            score = as_score(self._eval_fn(candidate, *self._args))
+        try:
+            with same_randomness(self._device):
+                if self._calibration is not None:
+                    self._calibration(candidate, self._clone, self._structure, selection)
+                    candidate.eval()
+                return as_score(self._eval_fn(candidate, *self._args))
+        finally:
+            self._protect()
+
+    def _protect(self) -> None:
+        """Make good what the user's functions did to the clone, whether or not they succeeded."""
         if self._share and self._changed():
             log.warning(
-                "eval_fn changes the weights of the model it is given. The original is safe: every candidate now "
-                "gets its own copy of all weights, which takes longer."
+                "%s the weights of the model it is given. The original is safe: every candidate now gets its own copy "
+                "of all weights, which takes longer.",
+                "eval_fn changes" if self._calibration is None else "eval_fn or calibration_fn changes",
             )
             self._share = False
             self.prepare(self._device)
         for tensor, _, _ in self._marks:
             tensor.grad = None
-        return score
 
     def _changed(self) -> bool:
         """Whether the clone is no longer what it was. Values are compared once: `.data` leaves no other trace."""

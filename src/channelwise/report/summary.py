@@ -11,13 +11,18 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Summary:
-    """Sizes of a model before and after pruning. MACs are for one sample of the traced inputs."""
+    """Sizes of a model before and after pruning. MACs are for one sample of the traced inputs.
+
+    ``score`` is that of the search's ``candidate`` that the model was made from, if it was found by a search.
+    """
 
     model: str
     macs_before: float
     macs_after: float
     params_before: int
     params_after: int
+    score: float | None = None
+    candidate: int | None = None
 
     @property
     def removal_ratio(self) -> float:
@@ -36,6 +41,8 @@ class Summary:
         ):
             share = f"{100 * after / before:.1f} %" if before else "-"
             table.add_row(name, quantity(before), quantity(after), share)
+        if self.score is not None:
+            table.add_row(f"Score in the search (candidate {self.candidate})", "", f"{self.score:.6g}", "")
         return table
 
     def __str__(self) -> str:

@@ -1,0 +1,72 @@
+"""Time what a candidate of the one-step search costs apart from the user's own functions; markdown out."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import os
+
+import numpy as np
+import torch
+import torchvision
+from engine import Report, forward, processor, randomised
+from torch import nn
+
+import channelwise as cw
+from channelwise.methods.evaluation import CandidateJob
+from channelwise.ranking import Random
+
+GOALS = {"resnet18": 30.0, "resnet50": 80.0}
+"""Milliseconds a candidate may cost."""
+
+
+def nothing(model: nn.Module) -> float:
+    """An evaluation that takes no time."""
+    return 0.0
+
+
+def candidates(graph: cw.ChannelGraph, count: int) -> list[dict[str, np.ndarray]]:
+    """Different selections of half of the MACs."""
+    return [graph.select(macs=0.5, ranking=Random(seed)).kept for seed in range(count)]
+
+
+def time_candidates(report: Report, name: str) -> None:
+    """Building and scoring slim candidates, and what re-estimation adds to the forward passes it needs."""
+    model = randomised(getattr(torchvision.models, name))
+    x = torch.randn(1, 3, 224, 224)
+    plain = report.median_ms(forward(model, x))
+    report.add("forward pass of one image", name, plain, plain)
+    graph = cw.trace(model, x)
+    job = CandidateJob(model, graph.structure, nothing, ())
+    job.prepare(torch.device("cpu"))
+    payloads = iter(candidates(graph, report.repeats + 1))
+    built = report.median_ms(lambda: job(next(payloads)))
+    report.add("candidate built, nothing evaluated", name, built, plain, ("ms", GOALS[name]))
+
+    slim = graph.slim(graph.select(macs=0.5))
+    batch = torch.randn(8, 3, 224, 224)
+    training = copy.deepcopy(slim).train()
+    passes, whole = report.in_turns(forward(training, batch), lambda: cw.recovery.recalibrate(slim, [batch]))
+    report.add("forward pass of 8 images, half of the MACs, train mode", name, passes, plain)
+    report.add("re-estimation on them", name, whole, plain)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=sorted(GOALS), default=sorted(GOALS))
+    parser.add_argument("--repeats", type=int, default=7, help="runs of which the median is taken")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
+    torch.set_num_threads(1)
+    report = Report(options.repeats)
+    print(f"{processor()}, one thread, torch {torch.__version__}, medians of {options.repeats} runs")
+    print(f"(load of the machine at the start: {os.getloadavg()[0]:.1f})\n")
+    print("| what | network | ms | forward passes | goal |\n|---|---|--:|--:|---|")
+    for name in options.models:
+        time_candidates(report, name)
+    print("\nevery goal met" if not report.missed else "\nmissed: " + "; ".join(report.missed))
+
+
+if __name__ == "__main__":
+    main()

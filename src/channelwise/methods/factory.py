@@ -1,0 +1,26 @@
+"""Runners by the name of their method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from channelwise.errors import InvalidArgumentError
+from channelwise.methods.iterative import IterativePruningRunner
+from channelwise.methods.one_step import OneStepPruningRunner
+
+_RUNNERS = {"iterative": IterativePruningRunner, "one_step": OneStepPruningRunner}
+
+
+def get_pruning_runner(
+    model: nn.Module, inputs: Any, method: str, **options: Any
+) -> IterativePruningRunner | OneStepPruningRunner:
+    """The runner of a method: "iterative" or "one_step". ``options`` go to the runner.
+
+    Raises:
+        InvalidArgumentError: another method.
+    """
+    if method not in _RUNNERS:
+        raise InvalidArgumentError(f"method={method!r}: must be 'iterative' or 'one_step'.")
+    return _RUNNERS[method](model, inputs, **options)
