@@ -117,15 +117,42 @@ def test_scores_of_any_sign_are_taken(values, comparable):
     assert share(NET, counts) == pytest.approx(0.5, rel=0.005)
 
 
+def test_without_a_common_scale_negative_scores_count_from_the_least():
+    values = np.arange(64.0)
+    even = {g.name: np.ones(g.size) for g in WIDE.groups}
+    expected = global_counts(WIDE, even | {"net.0.conv": values}, 0.5)
+    assert global_counts(WIDE, even | {"net.0.conv": values - 63}, 0.5) == expected
+
+
 def test_channels_removed_before_are_worth_nothing():
-    structure = chain([32, 32])
+    structure = chain([64, 64])
     dead = {g.name: np.zeros(g.size, bool) for g in structure.groups}
-    dead["net.0.conv"][:16] = True
+    dead["net.0.conv"][:32] = True
     values = {g.name: np.ones(g.size) for g in structure.groups}
-    values["net.0.conv"][:16] = 1000
-    widths = allowed_widths(structure, dead=dead, channel_divisible=1)
-    counts = global_counts(structure, values, 0.45, widths=widths, comparable=True, dead=dead)
-    assert counts["net.0.conv"] <= 16
+    values["net.0.conv"] = np.r_[np.full(32, 1000.0), np.full(32, 0.1)]
+    widths = allowed_widths(structure, dead=dead)
+    assert global_counts(structure, values, 0.4, "macs", widths, True)["net.0.conv"] == 32
+    assert global_counts(structure, values, 0.4, "macs", widths, True, dead=dead)["net.0.conv"] < 32
+
+
+def test_groups_that_cost_nothing_stay_as_they_are():
+    class Auxiliary(nn.Module):
+        """The auxiliary head runs in training only, where MACs are not counted."""
+
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Conv2d(3, 32, 3), nn.Linear(32, 5)
+            self.aux = nn.Sequential(nn.Linear(32, 8), nn.Linear(8, 5))
+
+        def forward(self, x):
+            x = self.body(x).mean((2, 3))
+            return (self.head(x), self.aux(x)) if self.training else self.head(x)
+
+    structure = cw.trace(Auxiliary(), torch.zeros(1, 3, 8, 8)).structure
+    values = {g.name: np.zeros(g.size) if g.name == "aux.0" else np.ones(g.size) for g in structure.groups}
+    counts = global_counts(structure, values, 0.5, comparable=True)
+    assert counts["aux.0"] == 8
+    assert counts["body"] == 16
 
 
 def test_widths_are_honoured():

@@ -52,11 +52,10 @@ def test_a_criterion_with_bind_sees_the_model_and_is_replaced_by_what_it_returns
         def bind(self, model, structure):
             return lambda group, tensors: np.full(group.size, model)
 
-        def __call__(self, group, tensors):
-            raise AssertionError("not bound")
-
     structure = chain([4])
     assert scores(bind(Bindable(), 7, structure), GROUP, {}).tolist() == [7, 7, 7, 7]
+    with pytest.raises(InvalidArgumentError, match=r"'Bindable' needs the model: use .*bind\("):
+        scores(Bindable(), GROUP, {})
 
 
 def test_a_criterion_without_bind_needs_no_model_and_keeps_its_name(monkeypatch):

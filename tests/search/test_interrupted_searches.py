@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from search.searches import climb, height, space
 
 from channelwise.search import open_study, read_searches
+from tests.search.searches import climb, height, space
 
 
 def drive(path: Path, log: Path, budget: int) -> None:

@@ -17,12 +17,12 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.storages import RDBStorage
-from search.searches import climb, space
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
 from channelwise.files import LockOwner, this_process
 from channelwise.search import Candidate, latest, open_study, read_searches
 from channelwise.search import storage as storage_module
+from tests.search.searches import climb, space
 
 
 @pytest.fixture

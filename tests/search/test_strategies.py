@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import optuna
 import pytest
-from search.searches import climb, height, space
+from scipy.stats import norm
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.search import CmaEs, Evolution, Known, RandomSearch, Request, get, names, open_study
 from channelwise.search.strategies import to_odds
-from channelwise.search.surrogate import Surrogate
+from channelwise.search.surrogate import expectation
+from tests.search.searches import climb, height, space
 
 GUIDED = ("cmaes", "evolution", "tpe")
 
@@ -139,28 +140,45 @@ def test_optuna_stays_as_talkative_as_it_was(capfd: pytest.CaptureFixture[str]) 
     assert (out, err) == ("", "")
 
 
-def test_the_model_of_scores_expects_more_near_better_candidates() -> None:
+def test_more_is_expected_near_better_candidates_and_less_is_known_far_away() -> None:
+    points = np.random.default_rng(0).normal(size=(40, 5))
+    merits = -np.abs(points[:, 0] - points[:, 1] - 1.0)
+    asked = np.array([[1.0, 0.0, 0.0, 0.0, 0.0], [-1.5, 1.5, 0.0, 0.0, 0.0], [5.0, -5.0, 5.0, -5.0, 0.0]])
+    expected, deviation = expectation(points, merits, asked)
+    assert expected[0] > expected[1] + 0.5
+    assert deviation[:2].max() < deviation[2] == pytest.approx(1.0)
+
+
+def test_expectations_are_those_of_a_gaussian_process() -> None:
     rng = np.random.default_rng(0)
-    points = rng.normal(size=(40, 5))
-    model = Surrogate(points, -np.abs(points[:, 0] - points[:, 1] - 1.0))
-    near, far = np.array([[1.0, 0.0, 0.0, 0.0, 0.0]]), np.array([[-1.5, 1.5, 0.0, 0.0, 0.0]])
-    assert model.predict(near)[0] > model.predict(far)[0] + 0.5
-    assert model.predict(points[:1])[1] < model.predict(points[:1] + np.array([5.0, -5.0, 0.0, 0.0, 0.0]))[1]
+    points, asked, merits = rng.normal(size=(30, 4)), rng.normal(size=(7, 4)), rng.normal(size=30)
+
+    def kernel(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+        one, two = (p - p.mean(axis=1, keepdims=True) for p in (one, two))
+        return np.exp(-((one[:, None] - two[None]) ** 2).sum(axis=2) / (2 * 0.5**2 * 4))
+
+    inverse = np.linalg.inv(kernel(points, points) + 0.15 * np.eye(30))
+    quantiles = norm.ppf((np.argsort(np.argsort(merits)) + 0.5) / 30)
+    across = kernel(asked, points)
+    expected, deviation = expectation(points, merits, asked)
+    assert expected == pytest.approx(across @ inverse @ quantiles)
+    assert deviation**2 == pytest.approx(1 - np.diag(across @ inverse @ across.T))
 
 
-def test_the_model_of_scores_ignores_what_the_projection_takes_away() -> None:
-    points = np.random.default_rng(0).normal(size=(20, 5))
-    model = Surrogate(points, points[:, 0] - points.mean(axis=1))
-    assert model.predict(points[:3] + 2.0)[0] == pytest.approx(model.predict(points[:3])[0])
+def test_many_scores_are_thinned_out_to_the_best_and_the_latest() -> None:
+    points = np.random.default_rng(0).normal(size=(1000, 3))
+    merits = np.arange(1000.0) % 700
+    expected, _ = expectation(points, merits, points)
+    assert np.corrcoef(expected[600:700], merits[600:700])[0, 1] > 0
+    assert np.isfinite(expected).all()
 
 
 def test_evolution_evaluates_the_most_promising_of_its_children() -> None:
     asked = request(60)
-    model = Surrogate(asked.odds(), asked.merits())
 
     def expected(children: int) -> float:
         strategy = Evolution(children=children, explore=0.0)
         vectors = [strategy(replace(asked, seed=seed)) for seed in range(20)]
-        return float(model.predict(to_odds(np.stack(vectors)))[0].mean())
+        return float(expectation(asked.odds(), asked.merits(), to_odds(np.stack(vectors)))[0].mean())
 
     assert expected(32) > expected(1) + 0.2

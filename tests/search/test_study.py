@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from search.searches import climb, height, space
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.search import Candidate, Request, open_study, read_searches
+from tests.search.searches import climb, height, space
 
 
 def counts_of(asked: list[Candidate]) -> list[dict[str, int]]:

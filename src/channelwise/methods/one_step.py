@@ -109,7 +109,7 @@ class OneStepPruningRunner:
         batches: int | None = None,
         forward_fn: ForwardFn | None = None,
         compensate: bool | None = None,
-        strategy: Any = "evolution",
+        strategy: Any = "cmaes",
         ranking: str | Criterion | None = None,
         params_ratio: float | None = None,
         direction: Literal["maximize", "minimize"] = "maximize",
@@ -143,7 +143,7 @@ class OneStepPruningRunner:
                 and kept in memory.
             forward_fn: Called as ``forward_fn(model, batch)`` for batches that the model does not take as they are.
             compensate: Re-fit the weights of every candidate to the calibration images. None: if there are any.
-            strategy: How candidates are chosen: "evolution", "cmaes", "tpe", "random", an object like these (see
+            strategy: How candidates are chosen: "cmaes", "evolution", "tpe", "random", an object like these (see
                 `channelwise.search`), or an Optuna sampler.
             ranking: Instead of the runner's.
             params_ratio: Fraction of the parameters to remove; together with ``removal_ratio`` both are met.

@@ -55,7 +55,7 @@ def get(ranking: str | Criterion) -> Criterion:
         raise InvalidArgumentError(
             f"ranking is the class {ranking.__name__}; give an instance, {ranking.__name__}(...)."
         )
-    if callable(ranking):
+    if callable(ranking) or callable(getattr(ranking, "bind", None)):
         return ranking
     raise InvalidArgumentError(
         f"ranking must be a name ({', '.join(names())}) or a callable (group, tensors) -> scores, not {ranking!r}."
@@ -86,6 +86,10 @@ def scores(ranking: str | Criterion, group: Group, tensors: Mapping[str, torch.T
     """
     criterion = get(ranking)
     name = ranking if isinstance(ranking, str) else _name(criterion)
+    if not callable(criterion):
+        raise InvalidArgumentError(
+            f"The ranking {name!r} needs the model: use channelwise.ranking.bind(ranking, model, structure)."
+        )
     returned = criterion(group, tensors)
     kind = type(returned).__name__
     if isinstance(returned, torch.Tensor):

@@ -8,7 +8,7 @@ import numpy as np
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.search.strategies import Request, from_odds, register, to_odds
-from channelwise.search.surrogate import Surrogate
+from channelwise.search.surrogate import expectation
 
 # Fewer scores say nothing about children.
 LEARNED = 8
@@ -65,7 +65,7 @@ class Evolution:
         if self.children == 1 or len(merits) < LEARNED:
             return from_odds(self._child(best, sigma, rng))
         children = np.stack([self._child(best, sigma, rng) for _ in range(self.children)])
-        expected, deviation = Surrogate(odds, merits).predict(children)
+        expected, deviation = expectation(odds, merits, children)
         return from_odds(children[int(np.argmax(expected + self.optimism * deviation))])
 
     def _anew(self, request: Request, rng: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from channelwise.budget import TOLERANCE, check_share, reachable
+from channelwise.budget import TOLERANCE, check_share
 from channelwise.cost import cost_model
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
 from channelwise.graph.structure import Structure
@@ -203,6 +203,3 @@ def _check_targets(targets: Mapping[str, float], known: Mapping[str, Any]) -> No
         if name not in known:
             raise InvalidArgumentError(f"There is no cost {name!r} to set a target for, only {', '.join(known)}.")
         check_share(name, share)
-
-
-__all__ = ["Cost", "Space", "reachable"]
