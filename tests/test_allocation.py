@@ -131,8 +131,8 @@ def test_channels_removed_before_are_worth_nothing():
     values = {g.name: np.ones(g.size) for g in structure.groups}
     values["net.0.conv"] = np.r_[np.full(32, 1000.0), np.full(32, 0.1)]
     widths = allowed_widths(structure, dead=dead)
-    assert global_counts(structure, values, 0.4, "macs", widths, True)["net.0.conv"] == 32
-    assert global_counts(structure, values, 0.4, "macs", widths, True, dead=dead)["net.0.conv"] < 32
+    assert global_counts(structure, values, 0.4, "macs", widths, True)["net.0.conv"] > 28
+    assert global_counts(structure, values, 0.4, "macs", widths, True, dead=dead)["net.0.conv"] < 28
 
 
 def test_groups_that_cost_nothing_stay_as_they_are():

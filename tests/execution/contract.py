@@ -85,7 +85,8 @@ class ExecutorContract:
             list(executor.run(source()))
 
     def test_run_that_was_left_does_not_show_in_the_next(self, executor: Executor) -> None:
-        left = executor.run([Task("left", n) for n in range(6)])
+        list(executor.run(tasks(*["pid"] * 2 * executor.capacity)))  # all workers are up
+        left = executor.run([Task("left", payload) for payload in (1, "pid", 3)])
         next(left)
         assert scores(executor.run(tasks(7, 8))) == {"task 0": 49, "task 1": 64}
 

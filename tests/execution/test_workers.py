@@ -50,6 +50,15 @@ def test_worker_killed_from_outside_is_replaced(pool: WorkerPool) -> None:
 
 
 @forks
+def test_worker_killed_while_it_starts_is_replaced_once_another_has_started(pool: WorkerPool) -> None:
+    run = pool.run(tasks("pid", *range(40)))
+    next(run)
+    pool._workers[0].ready = False
+    os.kill(pool._workers[0].process.pid or 0, signal.SIGKILL)
+    assert len(list(run)) == 40
+
+
+@forks
 def test_task_that_kills_three_workers_fails_and_the_others_go_on(pool: WorkerPool) -> None:
     results = {r.task.label: r for r in pool.run(tasks("die", 2))}
     assert re.match(r"Evaluating task 0: 3 worker processes died .*SIGKILL.*memory", str(results["task 0"].error))

@@ -91,6 +91,13 @@ def test_a_group_that_no_layer_reads_is_ranked_by_its_weights(images):
     assert values.sum() == pytest.approx(1.0)
 
 
+def test_fewer_images_than_inputs_are_enough():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 200, 3), nn.ReLU(), nn.Conv2d(200, 4, 3)).eval()
+    values = scores_of(model, [torch.randn(1, 3, 7, 7) * 100 + 50])
+    assert np.isfinite(values).all()
+
+
 def test_it_needs_a_loader_or_grams():
     with pytest.raises(InvalidArgumentError, match="loader"):
         Reconstruction()

@@ -36,11 +36,12 @@ class Crew(ABC, Generic[W]):
     """Workers that each hold the job and take one task at a time; one that dies is replaced and its task repeated."""
 
     max_failed_starts = 1
-    """So many workers in a row that die before they are ready end the run."""
+    """So many workers in a row that die before they are ready end the run; later, when one has been, MAX_DEATHS do."""
 
     def __init__(self) -> None:
         self._workers: list[W] = []
         self._failed_starts = 0
+        self._proven = False
 
     @property
     def capacity(self) -> int:
@@ -72,7 +73,7 @@ class Crew(ABC, Generic[W]):
     def _settle(self, index: int, message: Message, again: deque[Task], deaths: Counter[int]) -> Result | None:
         worker = self._workers[index]
         if isinstance(message, Ready):
-            worker.ready = True
+            worker.ready = self._proven = True
             self._failed_starts = 0
             return None
         if isinstance(message, Broken):
@@ -103,7 +104,7 @@ class Crew(ABC, Generic[W]):
         worker = self._workers[index]
         if not worker.ready:
             self._failed_starts += 1
-            if self._failed_starts >= self.max_failed_starts:
+            if self._failed_starts >= (MAX_DEATHS if self._proven else self.max_failed_starts):
                 raise EvaluationError(self._never_ready(message.how))
         self._workers[index] = self._replacement(worker)
 

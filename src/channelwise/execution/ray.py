@@ -229,7 +229,8 @@ def connect(address: str, workers: int | None = None) -> bool:
         origin = f"executor={address!r}" if named == address else f"executor='ray' with RAY_ADDRESS={named}"
         raise InvalidArgumentError(
             f"{origin}: the Ray cluster at {named} cannot be reached: {error}. Does it run, and is this the address "
-            "that `ray start` has shown (host:6379), or that of its client server (ray://host:10001)?"
+            "that `ray start` has shown (host:6379), or that of its client server (ray://host:10001)? A cluster that "
+            "authenticates by token wants the same RAY_AUTH_MODE and token here."
         ) from error
     return False
 

@@ -16,6 +16,7 @@ from channelwise.batches import ForwardFn, batches_of, check_loader, tensors_in
 from channelwise.channel_graph import ChannelGraph
 from channelwise.errors import EvaluationError, InvalidArgumentError
 from channelwise.graph.structure import Structure
+from channelwise.ranking import fingerprint
 from channelwise.recovery import compensate, compensate_from_grams, recalibrate
 from channelwise.selection import Selection
 from channelwise.statistics import Grams, gather
@@ -34,6 +35,7 @@ class Calibration:
         batches: how many batches to read; by default as many as hold `SAMPLES` samples.
         forward_fn: how a batch is given to the model.
         function, args: the user's own ``calibration_fn(model, *args)``, called instead of re-estimating batch norms.
+        refit: re-fit weights, once `gather` has looked at the images.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Calibration:
         forward_fn: ForwardFn | None = None,
         function: Callable[..., Any] | None = None,
         args: Sequence[Any] = (),
+        refit: bool = False,
     ) -> None:
         if loader is not None:
             check_loader(loader, batches)
@@ -53,9 +56,12 @@ class Calibration:
         self.forward_fn = forward_fn
         self.function = function
         self.args = tuple(args)
-        self.grams: Grams | None = None
+        self.refit = refit
         self._batches = batches
         self._images: list[Any] | None = None
+        self._grams: Grams | None = None
+        # Of which weights the grams are.
+        self._weights = ""
 
     @property
     def images(self) -> list[Any]:
@@ -65,19 +71,29 @@ class Calibration:
         return self._images
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "loader": None, "_images": self.images if self.function is None else []}
+        images = self.images if self.function is None else []
+        return {**self.__dict__, "loader": None, "_images": images, "_grams": self._grams if self.refit else None}
+
+    def adopt(self, other: Calibration) -> None:
+        """Take over what ``other`` has read and gathered, if this one would read the same."""
+        same = self.loader is other.loader and self.forward_fn is other.forward_fn and self._batches == other._batches
+        if same and self._images is None:
+            self._images, self._grams, self._weights = other._images, other._grams, other._weights
 
     def gather(self, graph: ChannelGraph) -> Grams:
-        """Look at the images with the dense model; from then on candidates are compensated."""
-        if self.grams is None:
-            self.grams = gather(graph.model, graph.structure, self.images, forward_fn=self.forward_fn)
-        return self.grams
+        """What the layers of the dense model see on the images."""
+        weights = fingerprint(graph.tensors())
+        if self._grams is None or self._weights != weights:
+            self._grams = gather(graph.model, graph.structure, self.images, forward_fn=self.forward_fn)
+            self._weights = weights
+        return self._grams
 
     def __call__(self, candidate: nn.Module, dense: nn.Module, structure: Structure, selection: Selection) -> None:
         """Repair ``candidate``, cut from ``dense`` by ``selection``. Raises EvaluationError that says what failed."""
-        if self.grams is not None:
+        if self.refit:
+            assert self._grams is not None
             with _step("Re-fitting the weights"):
-                compensate_from_grams(candidate, dense, structure, selection, self.grams)
+                compensate_from_grams(candidate, dense, structure, selection, self._grams)
         self.statistics(candidate)
 
     def finish(self, slim: nn.Module, graph: ChannelGraph, selection: Selection, *, refit: bool) -> None:

@@ -7,18 +7,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from channelwise.channel_graph import ChannelGraph
+from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
 from channelwise.graph.structure import Group
+from channelwise.methods.arguments import check_ratio
 from channelwise.methods.calibration import Calibration
 from channelwise.methods.kept import pack
 from channelwise.ranking import Criterion, Reconstruction, Weights, bind, comparable, scores
+from channelwise.search import Space
 from channelwise.selection import Selection, allowed_widths, choose, dead_channels
 from channelwise.widths import Widths
 
 RANKING = "consumer_l2"
 """The ranking by default, where weights are not re-fitted."""
+
+
+def shares_kept(removal_ratio: object, params_ratio: object) -> dict[str, float]:
+    """The targets of a search from the fractions of MACs and of parameters to remove, of which one may be None."""
+    removed = {"macs": ("removal_ratio", removal_ratio), "params": ("params_ratio", params_ratio)}
+    given = {cost: pair for cost, pair in removed.items() if pair[1] is not None}
+    if not given:
+        raise InvalidArgumentError(
+            "Give removal_ratio (the fraction of MACs to remove), params_ratio (of parameters), or both."
+        )
+    return {cost: round(1 - check_ratio(name, ratio), 12) for cost, (name, ratio) in given.items()}
 
 
 def ranking_name(ranking: str | Criterion | None, *, refit: bool) -> str:
@@ -41,11 +54,9 @@ class Candidates:
         channel_divisible: int,
         ranking: str | Criterion | None,
         calibration: Calibration,
-        *,
-        refit: bool,
     ) -> None:
         self._graph = graph
-        self._ranking, self._calibration, self._refit = ranking, calibration, refit
+        self._ranking, self._calibration = ranking, calibration
         self._criterion: _Remembered | None = None
         self.weights = Weights.of(graph.tensors(), graph.structure)
         self.dead = dead_channels(graph.structure, self.weights)
@@ -59,7 +70,7 @@ class Candidates:
         if self._criterion is None:
             ranking = self._ranking
             if ranking is None:
-                refit = self._refit and self._calibration.loader is not None
+                refit = self._calibration.refit
                 ranking = Reconstruction(grams=self._calibration.gather(self._graph)) if refit else RANKING
             self._criterion = _Remembered(bind(ranking, self._graph.model, self._graph.structure))
         return self._criterion
@@ -72,9 +83,22 @@ class Candidates:
         """What is stored of a candidate besides its counts."""
         return {"kept": pack(self.selection(counts), self._graph.structure)}
 
-    @property
-    def model(self) -> nn.Module:
-        return self._graph.model
+    def space(self, targets: Mapping[str, float]) -> Space:
+        """The counts that meet ``targets``, shares kept by cost.
+
+        Raises:
+            NothingToPruneError: no group has a choice.
+            UnreachableTargetError: with the reachable range.
+        """
+        structure = self._graph.structure
+        if not structure.groups:
+            raise NothingToPruneError("No channel group is left to prune: all channels are frozen, see graph.frozen.")
+        try:
+            return Space(structure, self.widths, targets)
+        except UnreachableTargetError as error:
+            names = {"macs": "removal_ratio", "params": "params_ratio"}
+            asked = " and ".join(f"{names[cost]}={1 - share:g}" for cost, share in targets.items())
+            raise UnreachableTargetError(f"{asked} cannot be reached. {error}") from error
 
 
 class _Remembered:

@@ -15,15 +15,21 @@ from torch import nn
 
 from channelwise.batches import ForwardFn
 from channelwise.channel_graph import trace
-from channelwise.errors import InvalidArgumentError, NothingToPruneError, ResultsFileError, UnreachableTargetError
+from channelwise.errors import InvalidArgumentError, ResultsFileError
 from channelwise.execution import Executor
 from channelwise.execution.choice import Place, choose_place
-from channelwise.methods.arguments import check_args, check_callable, check_mode, check_path, check_ratio
+from channelwise.methods.arguments import check_args, check_callable, check_mode, check_path
 from channelwise.methods.calibration import Calibration, has_batch_norm
-from channelwise.methods.candidates import Candidates, ranking_name
-from channelwise.methods.evaluation import CandidateJob, EvalFn, same_randomness
+from channelwise.methods.candidates import Candidates, ranking_name, shares_kept
+from channelwise.methods.chosen import (
+    DIVISOR,
+    chosen_channels,
+    mention_missing_repair,
+    repaired_slim,
+    sparse_from_slim,
+)
+from channelwise.methods.evaluation import CandidateJob, EvalFn
 from channelwise.methods.excluded import excluded_groups
-from channelwise.methods.kept import unpack
 from channelwise.methods.priors import priors
 from channelwise.methods.searching import SearchRun
 from channelwise.methods.sensitivity import Sensitivity, SensitivityFile
@@ -31,16 +37,14 @@ from channelwise.methods.spec import write_info
 from channelwise.modelcheck import model_device
 from channelwise.ranking import Criterion, fingerprint, get
 from channelwise.report import Summary
-from channelwise.search import Key, SearchResults, Space, Trial, latest, open_study, read_searches
+from channelwise.search import Key, SearchResults, Trial, latest, open_study, read_searches
 from channelwise.search import get as get_strategy
 from channelwise.selection import Selection
-from channelwise.surgery.slim import attach_sparse_state_dict
 from channelwise.widths import check_count
 
 log = logging.getLogger(__name__)
 
 GPUS = ["0"]
-DIVISOR = 2
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class OneStepPruningRunner:
         batches: int | None = None,
         forward_fn: ForwardFn | None = None,
         compensate: bool | None = None,
-        strategy: Any = "cmaes",
+        strategy: Any = "evolution",
         ranking: str | Criterion | None = None,
         params_ratio: float | None = None,
         direction: Literal["maximize", "minimize"] = "maximize",
@@ -143,7 +147,7 @@ class OneStepPruningRunner:
                 and kept in memory.
             forward_fn: Called as ``forward_fn(model, batch)`` for batches that the model does not take as they are.
             compensate: Re-fit the weights of every candidate to the calibration images. None: if there are any.
-            strategy: How candidates are chosen: "cmaes", "evolution", "tpe", "random", an object like these (see
+            strategy: How candidates are chosen: "evolution", "cmaes", "tpe", "random", an object like these (see
                 `channelwise.search`), or an Optuna sampler.
             ranking: Instead of the runner's.
             params_ratio: Fraction of the parameters to remove; together with ``removal_ratio`` both are met.
@@ -169,7 +173,7 @@ class OneStepPruningRunner:
             check_callable(calibration_fn, "calibration_fn")
         check_count("num_subnet", num_subnet)
         check_count("channel_divisible", channel_divisible)
-        targets = _targets(removal_ratio, params_ratio)
+        targets = shares_kept(removal_ratio, params_ratio)
         if compensate and loader is None:
             raise InvalidArgumentError("compensate=True needs calibration images: give loader=.")
         chosen = ranking if ranking is not None else self._ranking
@@ -179,9 +183,13 @@ class OneStepPruningRunner:
         place = self._placed(gpus, workers, executor)
         excluded = excluded_groups(self._graph, excludes, with_group_conv=with_group_conv)
         refit = loader is not None if compensate is None else bool(compensate)
-        calibration = Calibration(loader, batches, forward_fn=forward_fn, function=calibration_fn, args=calib_args)
-        candidates = Candidates(self._graph, excluded, channel_divisible, chosen, calibration, refit=refit)
-        space = _space(candidates, self._graph.structure, targets)
+        calibration = Calibration(
+            loader, batches, forward_fn=forward_fn, function=calibration_fn, args=calib_args, refit=refit
+        )
+        for means in self._means.values():
+            calibration.adopt(means.calibration)
+        candidates = Candidates(self._graph, excluded, channel_divisible, chosen, calibration)
+        space = candidates.space(targets)
         options = {
             "excluded": sorted(excluded),
             "channel_divisible": int(channel_divisible),
@@ -200,13 +208,14 @@ class OneStepPruningRunner:
             if not run.missing:
                 return
             self._mention_batch_norm(calibration)
+            # Also without compensation, so that a loader that yields nothing is found here and not in the workers.
+            log.debug("%d batches of calibration images", len(calibration.images))
             if refit:
                 calibration.gather(self._graph)
             if guided:
                 sensitivity = self._sensitivity()
-                study.suggest(
-                    priors(self._graph, candidates, targets, calibration, sensitivity, quiet=self._quiet)
-                )  # fmt: skip
+                first = priors(self._graph, candidates, targets, calibration, sensitivity, quiet=self._quiet)
+                study.suggest(first)
 
             def executor_for(tasks: int) -> Executor:
                 model, structure = self._graph.model, self._graph.structure
@@ -270,15 +279,12 @@ class OneStepPruningRunner:
                 "%s holds no search of the model with its present weights: scores are those of other weights.",
                 results.where,
             )
-        selection = self._selection(results, trial, int(channel_divisible), means)
+        searched = means.candidates if means is not None else None
+        selection = chosen_channels(self._graph, results, trial, int(channel_divisible), searched or self._ranking)
         refit = bool(results.key.options.get("compensated")) if compensate is None else compensate
-        slim = self._graph.slim(selection)
-        self._repair(slim, selection, calibration, results, refit=refit)
-        attach_sparse_state_dict(slim, self._graph.structure, selection)
-        pruned = slim
-        if mode == "sparse":
-            pruned = self._graph.sparse(selection)
-            pruned.load_state_dict(slim.sparse_state_dict())  # type: ignore[operator]
+        mention_missing_repair(self._graph.model, results, calibration, refit=refit)
+        slim = repaired_slim(self._graph, selection, calibration, refit=refit)
+        pruned = slim if mode == "slim" else sparse_from_slim(self._graph, selection, slim)
         summary = self._summary(selection, trial)
         if pruning_info_path is not None:
             write_info(pruning_info_path, self._graph.model, slim, summary)
@@ -300,7 +306,7 @@ class OneStepPruningRunner:
         searches.sort(key=lambda s: (bool(s.complete), s.key.options.get("weights") == present))
         if removal_ratio is None and params_ratio is None:
             return latest(searches)
-        targets = _targets(removal_ratio, params_ratio)
+        targets = shares_kept(removal_ratio, params_ratio)
         return latest(searches, targets)
 
     def ana(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -313,7 +319,9 @@ class OneStepPruningRunner:
     def _placed(self, gpus: Any, workers: int | None, executor: str | None) -> Place:
         device = model_device(self._graph.model)
         # The default is no wish: where there is no such device, or eval_fn works on another, that is as well.
-        place = choose_place(device=device, gpus=None if gpus is GPUS else gpus, workers=workers, executor=executor)
+        place = choose_place(
+            device=device, gpus=None if gpus is GPUS and workers is None else gpus, workers=workers, executor=executor
+        )
         if gpus is not None and place.devices and all(d.type != "cuda" for d in place.devices) and device.type == "cpu":
             _say_once(f"No CUDA device is used (gpus={gpus!r}): candidates are evaluated on the CPU.")
         return place
@@ -326,42 +334,6 @@ class OneStepPruningRunner:
                 "Candidates are scored with the batch-norm statistics of the full model, which says little about them. "
                 "Give calibration_fn, or calibration images with loader=."
             )
-
-    def _repair(
-        self, slim: nn.Module, selection: Selection, calibration: Calibration, results: SearchResults, *, refit: bool
-    ) -> None:
-        missing = []
-        if refit and calibration.loader is None:
-            missing.append("re-fitted weights")
-        if calibration.loader is None and calibration.function is None and has_batch_norm(slim):
-            missing.append("re-estimated batch norms")
-        if missing:
-            by_function = results.key.options.get("calibrated") == "function" and not refit
-            log.warning(
-                "The pruned model comes without %s, which it needs before it is judged: give prune(..., %s).",
-                " and ".join(missing), "calibration_fn=..." if by_function else "loader=...",
-            )  # fmt: skip
-        flags = [(module, module.training) for module in slim.modules()]
-        slim.eval()
-        with same_randomness(model_device(slim)):
-            calibration.finish(slim, self._graph, selection, refit=refit)
-        for module, training in flags:
-            module.training = training
-
-    def _selection(self, results: SearchResults, trial: Trial, divisor: int, means: _Means | None) -> Selection:
-        """The candidate's channels, or those of the nearest one whose widths are multiples of ``divisor``."""
-        structure, options = self._graph.structure, results.key.options
-        if divisor == DIVISOR or options.get("channel_divisible", DIVISOR) % divisor == 0:
-            return unpack(trial.notes.get("kept"), structure, results.where)
-        ranking = means.candidates.criterion if means is not None else self._ranking
-        excluded = set(options.get("excluded", ()))
-        candidates = Candidates(self._graph, excluded, divisor, ranking, Calibration(), refit=False)
-        space = _space(candidates, structure, results.key.targets)
-        log.warning(
-            "The search had channel_divisible=%s: the nearest candidate with %d is taken, whose score is not known. "
-            "For the best of these give it to search.", options.get("channel_divisible"), divisor,
-        )  # fmt: skip
-        return candidates.selection(space.named(space.candidate(trial.counts)))
 
     def _sensitivity(self) -> Sensitivity | None:
         """An analysis of this network in the runner's folder, as far as it goes."""
@@ -383,31 +355,6 @@ class OneStepPruningRunner:
             score=trial.score,
             candidate=trial.number,
         )
-
-
-def _targets(removal_ratio: float | None, params_ratio: float | None) -> dict[str, float]:
-    """Shares kept, by cost."""
-    targets = {}
-    if removal_ratio is not None:
-        targets["macs"] = round(1 - check_ratio("removal_ratio", removal_ratio), 12)
-    if params_ratio is not None:
-        targets["params"] = round(1 - check_ratio("params_ratio", params_ratio), 12)
-    if not targets:
-        raise InvalidArgumentError(
-            "Give removal_ratio (the fraction of MACs to remove), params_ratio (of parameters), or both."
-        )
-    return targets
-
-
-def _space(candidates: Candidates, structure: Any, targets: Any) -> Space:
-    if not structure.groups:
-        raise NothingToPruneError("No channel group is left to prune: all channels are frozen, see graph.frozen.")
-    try:
-        return Space(structure, candidates.widths, targets)
-    except UnreachableTargetError as error:
-        names = {"macs": "removal_ratio", "params": "params_ratio"}
-        asked = " and ".join(f"{names[cost]}={1 - share:g}" for cost, share in targets.items())
-        raise UnreachableTargetError(f"{asked} cannot be reached. {error}") from error
 
 
 def _mark(key: Key) -> str:

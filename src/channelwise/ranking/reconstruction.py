@@ -15,6 +15,7 @@ from channelwise.graph.structure import Group, Slots, Structure
 from channelwise.ranking.norms import l2
 from channelwise.ranking.weights import Weights
 from channelwise.statistics.grams import Grams, LayerGram, gather
+from channelwise.statistics.moments import damped_factor
 
 RIDGE = 1e-3
 STEPS = 128
@@ -139,9 +140,7 @@ def _parts(slots: Slots, layer: LayerGram, matrix: Tensor) -> list[_Reader]:
         of = (places[:, :, None] * kernel + np.arange(kernel)).reshape(len(channels), -1)
         gram = layer.gram(number)
         variance = torch.einsum("fo,fg,go->o", matrix[number], gram, matrix[number])
-        damped = gram.clone()
-        damped.diagonal().add_(RIDGE * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny))
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        inverse = torch.cholesky_inverse(damped_factor(gram, RIDGE))
         scaled = matrix[number] * variance.clamp_min(1e-8 * variance.mean()).clamp_min(1e-30).rsqrt()
         readers.append(_Reader(inverse, scaled, channels, torch.from_numpy(of)))
     return readers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from channelwise.statistics.moments import accumulator
+from channelwise.statistics.moments import accumulator, damped_factor
 
 RIDGE = 1e-3
 """Strength of the pull towards the weights as they were, relative to the mean power of an input."""
@@ -22,11 +22,7 @@ def improved(start: Tensor, gram: Tensor, residual: Tensor, ridge: float = RIDGE
     """
     kind = accumulator(gram.device)
     start, gram, residual = start.to(kind), gram.to(kind), residual.to(kind)
-    damped = gram.clone()
-    damped.diagonal().add_(ridge * gram.diagonal().mean().clamp_min(torch.finfo(kind).tiny))
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    if failed:
-        return start
+    factor = damped_factor(gram, ridge)
     change = torch.cholesky_solve(residual, factor)
     # E|x (start + change) - y|² - E|x start - y|², by output.
     growth = (change * (gram @ change - 2 * residual)).sum(0)

@@ -35,7 +35,7 @@ def open_study(
     model: str,
     *,
     storage: Place = None,
-    strategy: Any = "cmaes",
+    strategy: Any = "evolution",
     seed: int = 0,
     priors: Sequence[Prior] = (),
     budget: int = 200,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,18 @@ class Moments:
 def accumulator(device: torch.device) -> torch.dtype:
     """The widest floating point type of a device."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def damped_factor(gram: Tensor, ridge: float) -> Tensor:
+    """Cholesky factor of ``gram`` + ridge · mean(diag) · I, with more of a ridge where rounding calls for it."""
+    mean = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+    while True:
+        damped = gram.clone()
+        damped.diagonal().add_(ridge * mean)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if not failed or not math.isfinite(ridge):
+            return factor
+        ridge = max(10 * ridge, 1e-6) if mean.isfinite() else math.inf
 
 
 def _wide(values: Tensor) -> Tensor:

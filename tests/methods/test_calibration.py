@@ -1,0 +1,129 @@
+"""Candidates are repaired with what was asked for, on the same images, which are read once."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import channelwise as cw
+from channelwise.errors import EvaluationError, InvalidArgumentError
+from channelwise.methods.calibration import SAMPLES, Calibration, calibration_batches
+from channelwise.recovery import recalibrate
+from tests.methods.searched import IMAGES, INPUTS, LOADER, wide
+
+GRAPH = cw.trace(wide(), INPUTS)
+HALF = GRAPH.select(macs=0.5)
+
+
+def repaired(calibration: Calibration) -> nn.Module:
+    slim = GRAPH.slim(HALF).eval()
+    calibration(slim, GRAPH.model, GRAPH.structure, HALF)
+    return slim.eval()
+
+
+def calibrated(model: nn.Module, value: float) -> None:
+    model.get_submodule("body.1").running_mean.fill_(value)  # type: ignore[union-attr,operator]
+
+
+def test_batch_norms_are_re_estimated_on_the_loader() -> None:
+    expected = recalibrate(GRAPH.slim(HALF), LOADER).eval()
+    torch.testing.assert_close(repaired(Calibration(LOADER))(IMAGES), expected(IMAGES))
+
+
+def test_function_goes_before_the_loader() -> None:
+    slim = repaired(Calibration(LOADER, function=calibrated, args=(3.0,)))
+    assert (slim.get_submodule("body.1").running_mean == 3).all()  # type: ignore[union-attr]
+
+
+def test_a_generator_is_read_once_for_all_candidates() -> None:
+    calibration = Calibration(batch for batch in LOADER)
+    first, second = repaired(calibration)(IMAGES), repaired(calibration)(IMAGES)
+    torch.testing.assert_close(first, second)
+
+
+def test_other_processes_get_the_images_and_not_the_loader() -> None:
+    class Loader:
+        def __iter__(self) -> Any:
+            return iter(LOADER)
+
+        def __reduce__(self) -> Any:
+            raise TypeError("must not be sent")
+
+    calibration = Calibration(Loader(), refit=True)
+    calibration.gather(GRAPH)
+    sent = pickle.loads(pickle.dumps(calibration))
+    torch.testing.assert_close(repaired(sent)(IMAGES), repaired(calibration)(IMAGES))
+
+
+def test_images_that_other_processes_do_not_need_are_not_sent() -> None:
+    calibration = Calibration(LOADER, function=calibrated, args=(3.0,))
+    assert len(calibration.images) == len(LOADER)
+    assert len(pickle.dumps(calibration)) < IMAGES[0].nbytes
+
+
+def test_by_default_as_many_batches_are_read_as_hold_the_number_of_samples() -> None:
+    batches = [torch.zeros(300, 1)] * 10
+    assert sum(map(len, calibration_batches(batches, None))) == 1200 >= SAMPLES
+    assert len(calibration_batches(batches, 7)) == 7
+    assert len(calibration_batches(batches[:2], None)) == 2
+    assert len(calibration_batches([{"x": torch.zeros(600, 1)}] * 3, None)) == 2
+
+
+def test_adopted_images_and_moments_are_not_gathered_again() -> None:
+    first = Calibration(LOADER, refit=True)
+    grams = first.gather(GRAPH)
+    second, other = Calibration(LOADER), Calibration(LOADER, 1)
+    second.adopt(first)
+    other.adopt(first)
+    assert second.gather(GRAPH) is grams
+    assert other.gather(GRAPH) is not grams
+
+
+def test_moments_of_other_weights_are_gathered_again() -> None:
+    calibration, model = Calibration(LOADER, refit=True), wide()
+    graph = cw.trace(model, INPUTS)
+    grams = calibration.gather(graph)
+    with torch.no_grad():
+        model.head.weight.add_(1)
+    assert calibration.gather(graph) is not grams
+
+
+def test_model_that_layerwise_compensation_cannot_follow_is_re_fitted_as_candidates_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Twofold(nn.Module):
+        """Takes another path for every second batch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.extra = wide(), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(self.extra(x) if float(x.flatten()[0]) > 0 else x)
+
+    graph = cw.trace(Twofold().eval(), INPUTS)
+    selection = graph.select(macs=0.5)
+    slim = graph.slim(selection).eval()
+    images = [batch.clone() for batch in LOADER]
+    for sign, batch in zip((1.0, -1.0, 1.0), images, strict=True):
+        batch.view(-1)[0] = sign
+    Calibration(images, refit=True).finish(slim, graph, selection, refit=True)
+    assert "Re-fitted as the candidates of the search were" in caplog.text
+    dense, plain = graph.model(IMAGES), recalibrate(graph.slim(selection), images).eval()(IMAGES)
+    assert (slim(IMAGES) - dense).square().mean() < (plain - dense).square().mean()
+
+
+def test_what_fails_is_named() -> None:
+    with pytest.raises(EvaluationError, match=r"calibration_fn raised TypeError"):
+        repaired(Calibration(function=calibrated))
+    with pytest.raises(EvaluationError, match=r"Re-estimating batch norms raised InvalidArgumentError"):
+        repaired(Calibration([torch.zeros(0, 3, 8, 8)[:0].new_zeros(1, 5)]))
+
+
+def test_number_of_batches_without_a_loader_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="batches=4"):
+        Calibration(batches=4)
