@@ -21,7 +21,6 @@ import torchvision
 from torch import Tensor, nn
 
 import channelwise as cw
-from channelwise.testing import randomise
 from pytorch_nndct import IterativePruningRunner, OneStepPruningRunner
 
 log = logging.getLogger("zoo_targets")
@@ -63,6 +62,16 @@ ROWS = [
     Row("mobilenet_v2", "iterative", 0.75, 226.42e6),
     Row("mobilenet_v2", "one_step", 0.76, 228.47e6),
 ]
+
+
+def untrained_but_alive(model: nn.Module, pixels: int) -> None:
+    """Batch norms that differ by channel and fit random images, so that signals neither die out nor saturate."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, 0.0, 0.2, generator=generator)
+    cw.recovery.recalibrate(model, [torch.randn(16, 3, pixels, pixels, generator=generator)])
 
 
 def logits(output: object) -> list[Tensor]:
@@ -164,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
         if name in files:
             model.load_state_dict(torch.load(files[name], map_location="cpu", weights_only=True))
         else:
-            randomise(model)
+            untrained_but_alive(model, NETWORKS[name].quick_pixels)
         model.eval()
         for row in ROWS:
             if row.network == name:

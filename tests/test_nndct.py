@@ -29,7 +29,6 @@ def test_exported_names_exist() -> None:
 def test_names_that_do_not_exist_yet_are_not_offered() -> None:
     with pytest.raises(ImportError):
         from pytorch_nndct import OFAPruner  # noqa: F401
-    assert not hasattr(pytorch_nndct, "OneStepPruningRunner")
 
 
 def positional(function: object) -> dict[str, object]:
@@ -74,6 +73,57 @@ def test_a_users_program_runs_unchanged(tmp_path: Path, monkeypatch: pytest.Monk
     assert sorted(p.name for p in Path(".vai").iterdir()) == ["Net.sens", "Net_ratio_0.3.spec", "Net_ratio_0.5.spec"]
 
 
-def test_one_step_is_said_to_be_planned() -> None:
-    with pytest.raises(InvalidArgumentError, match="'one_step' is planned"):
-        pytorch_nndct.get_pruning_runner(net(), INPUTS, "one_step")
+def test_one_step_arguments_have_the_original_names_order_and_defaults() -> None:
+    empty = inspect.Parameter.empty
+    runner = pytorch_nndct.OneStepPruningRunner
+    assert positional(runner) == {"model": empty, "inputs": empty}
+    found = {name: list(value) if name == "excludes" else value for name, value in positional(runner.search).items()}
+    assert list(found.items()) == [
+        ("gpus", ["0"]),
+        ("calibration_fn", None),
+        ("calib_args", ()),
+        ("num_subnet", 200),
+        ("removal_ratio", 0.5),
+        ("excludes", []),
+        ("eval_fn", None),
+        ("eval_args", ()),
+        ("forced", False),
+        ("with_group_conv", False),
+    ]
+    assert list(positional(runner.prune).items()) == [
+        ("mode", "slim"),
+        ("removal_ratio", None),
+        ("index", None),
+        ("pruning_info_path", None),
+        ("channel_divisible", 2),
+    ]
+
+
+def calibration(model: torch.nn.Module, batches: list[torch.Tensor], number_forward: int = 2) -> None:
+    """As in the published example."""
+    model.train()
+    with torch.no_grad():
+        for batch in batches[:number_forward]:
+            model(batch)
+
+
+def evaluation(model: torch.nn.Module, scale: float) -> torch.Tensor:
+    return torch.tensor(scale * closeness(model))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the example's batches are on the CPU")
+def test_a_users_one_step_program_runs_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner = pytorch_nndct.get_pruning_runner(net(), INPUTS, "one_step")
+    runner.search(["0"], calibration, ([INPUTS] * 3,), 3, 0.3, [], evaluation, (2.0,))
+    model = runner.prune(mode="slim")
+    assert model.second.out_channels < 12
+    assert [p.name for p in Path(".vai").iterdir()] == ["Net.search"]
+    runner = pytorch_nndct.OneStepPruningRunner(net(), (INPUTS,))
+    assert runner.prune("sparse", 0.3, 0).second.out_channels == 12
+
+
+def test_search_on_the_wrong_runner_names_the_right_one() -> None:
+    runner = pytorch_nndct.get_pruning_runner(net(), INPUTS, "iterative")
+    with pytest.raises(InvalidArgumentError, match=r"OneStepPruningRunner\(model, inputs\)\.search"):
+        runner.search(gpus=["0"], eval_fn=closeness)

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from channelwise.errors import EvaluationError, InvalidArgumentError
-from channelwise.methods import IterativePruningRunner
+from channelwise.methods import IterativePruningRunner, OneStepPruningRunner
 from tests.execution.contract import WorkersContract
 from tests.execution.jobs import LoaderSum, Square
+from tests.methods import searched
 from tests.methods.small import INPUTS, closeness, evaluations, net
 
 ray = pytest.importorskip("ray")
@@ -111,3 +112,17 @@ def test_workers_share_the_cores_of_a_cluster_of_their_own(monkeypatch: pytest.M
 def test_cluster_without_resources_is_an_error() -> None:
     with pytest.raises(EvaluationError, match="neither GPUs nor CPUs"):
         slots([node(memory=1.0)])
+
+
+def test_search_on_ray_has_the_scores_of_one_in_process(local_ray: None, tmp_path: Path) -> None:
+    def scores(folder: str, **options: Any) -> dict[int, float | None]:
+        runner = OneStepPruningRunner(searched.wide(), searched.INPUTS, folder=tmp_path / folder, quiet=True)
+        runner.search(
+            eval_fn=lambda model: searched.nearness(model), loader=searched.LOADER, num_subnet=6, strategy="random",
+            **options,
+        )  # fmt: skip
+        return {trial.number: trial.score for trial in runner.results().complete}
+
+    expected = scores("here")
+    assert len(expected) == 6
+    assert scores("ray", executor="ray", workers=2) == expected

@@ -21,3 +21,9 @@ def test_removal_ratio_is_the_share_of_macs_removed() -> None:
 @pytest.mark.parametrize(("value", "text"), [(4.089e9, "4.089 G"), (25.56e6, "25.56 M"), (999, "999"), (1500, "1.5 k")])
 def test_quantities_have_si_prefixes(value: float, text: str) -> None:
     assert quantity(value) == text
+
+
+def test_score_of_a_searched_candidate_has_a_row_of_its_own() -> None:
+    assert "candidate 7" in str(Summary("Net", 200, 50, 1, 1, score=0.8125, candidate=7))
+    assert "0.8125" in str(Summary("Net", 200, 50, 1, 1, score=0.8125, candidate=7))
+    assert "candidate" not in str(Summary("Net", 200, 50, 1, 1))
