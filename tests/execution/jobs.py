@@ -71,6 +71,13 @@ class LoaderSum(Square):
         return float(sum(batch.sum() for batch in self.loader))
 
 
+class Large(Square):
+    """A job of a megabyte, as models are."""
+
+    def __init__(self) -> None:
+        self.weights = bytes(1 << 20)
+
+
 class DiesUnpacking(Square):
     """What a program without a main guard looks like from outside: the worker ends before it is ready."""
 

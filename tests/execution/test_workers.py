@@ -143,6 +143,24 @@ def test_worker_that_ends_before_it_is_ready_hints_at_the_main_guard() -> None:
         pool.close()
 
 
+NO_GUARD = """
+import torch
+from channelwise.execution import Task
+from channelwise.execution.workers import WorkerPool
+from tests.execution.jobs import Large
+list(WorkerPool(Large(), [torch.device("cpu")]).run([Task("a", 1)]))
+"""
+
+
+def test_program_without_a_main_guard_ends_with_the_hint_also_when_the_job_is_large(tmp_path: Path) -> None:
+    # The worker ends before it has read a job that does not fit into a pipe.
+    (tmp_path / "main.py").write_text(NO_GUARD)
+    command = [sys.executable, str(tmp_path / "main.py")]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment(), timeout=100)
+    assert "EvaluationError" in process.stderr
+    assert 'if __name__ == "__main__":' in process.stderr
+
+
 ORPHANS = """
 import os, sys, torch
 from channelwise.execution import Task

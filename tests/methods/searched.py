@@ -1,13 +1,13 @@
-"""A network with enough candidates to search, functions importable by worker processes, and a search to be killed."""
+"""A network with enough candidates to search, functions that worker processes can import, and a search to be killed."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import os
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -86,15 +86,17 @@ def score_of(sizes: list[int]) -> float:
     return sizes[0] / 16 - (sizes[1] / 24) ** 2 + sizes[2] / 20 - (sizes[4] / 16 - 0.6) ** 2
 
 
-def search(folder: str | Path, log: str | Path, candidates: int, seconds: float = 0.0) -> OneStepPruningRunner:
+def search(
+    folder: str | Path, log: str | Path, candidates: int, seconds: float = 0.0, strategy: Any = "evolution"
+) -> OneStepPruningRunner:
     """A search with all random numbers fixed."""
     runner = OneStepPruningRunner(wide(), INPUTS, folder=folder, quiet=True)
     runner.search(
-        eval_fn=Logged(log, seconds), num_subnet=candidates, loader=LOADER, compensate=False, channel_divisible=1
+        eval_fn=Logged(log, seconds),
+        num_subnet=candidates,
+        loader=LOADER,
+        compensate=False,
+        channel_divisible=1,
+        strategy=strategy,
     )
     return runner
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    search(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))

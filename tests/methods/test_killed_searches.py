@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from channelwise.methods import OneStepPruningRunner
-from channelwise.search import SearchResults
+from channelwise.search import Evolution, SearchResults, Strategy
 from tests.methods.searched import INPUTS, Logged, search, wide
 
 SECONDS = 0.004
@@ -23,10 +23,12 @@ def results(folder: Path) -> SearchResults:
     return OneStepPruningRunner(wide(), INPUTS, folder=folder, quiet=True).results()
 
 
-def killed_at_random(folder: Path, log: Path, candidates: int, rng: random.Random) -> None:
+def killed_at_random(folder: Path, log: Path, candidates: int, strategy: Strategy, rng: random.Random) -> None:
     """Start the search in a process of its own and kill it after some evaluations and a little while."""
     calls = len(Logged(log).calls())
-    process = multiprocessing.get_context("fork").Process(target=search, args=(folder, log, candidates, SECONDS))
+    process = multiprocessing.get_context("fork").Process(
+        target=search, args=(folder, log, candidates, SECONDS, strategy)
+    )
     process.start()
     wanted = calls + rng.randrange(6)
     give_up = time.monotonic() + 60
@@ -39,13 +41,13 @@ def killed_at_random(folder: Path, log: Path, candidates: int, rng: random.Rando
     process.join()
 
 
-def check(tmp_path: Path, kills: int) -> None:
-    folder, log, candidates = tmp_path / ".vai", tmp_path / "calls", 12 * kills + 10
+def check(tmp_path: Path, kills: int, strategy: Strategy) -> None:
+    folder, log, candidates = tmp_path / ".vai", tmp_path / "calls", 8 * kills + 10
     rng = random.Random(kills)
     finished: dict[int, tuple[dict[str, int], float | None]] = {}
     for _ in range(kills):
         before = len(Logged(log).calls())
-        killed_at_random(folder, log, candidates, rng)
+        killed_at_random(folder, log, candidates, strategy, rng)
         if not (folder / "Wide.search").exists():
             continue
         new = Logged(log).calls()[before:]
@@ -55,21 +57,22 @@ def check(tmp_path: Path, kills: int) -> None:
         assert finished.items() <= now.items(), "a finished candidate was lost"
         finished = now
     assert finished
-    search(folder, log, candidates)
+    search(folder, log, candidates, strategy=strategy)
     assert len(results(folder).complete) == candidates
     # One candidate at a time is in flight: that one and no other is evaluated again.
     assert len(Logged(log).calls()) <= candidates + kills
     assert len(set(Logged(log).calls())) == candidates
     other = tmp_path / "uninterrupted"
-    search(other, tmp_path / "other calls", candidates)
+    search(other, tmp_path / "other calls", candidates, strategy=strategy)
     uninterrupted = {t.number: (dict(t.counts), t.score) for t in results(other).complete}
     assert {t.number: (dict(t.counts), t.score) for t in results(folder).complete} == uninterrupted
 
 
 def test_search_killed_three_times_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    check(tmp_path, 3)
+    check(tmp_path, 3, Evolution())
 
 
 @pytest.mark.slow
 def test_search_killed_fifty_times_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    check(tmp_path, 50)
+    # Without a model of so many scores, which would take most of the time.
+    check(tmp_path, 50, Evolution(children=1))

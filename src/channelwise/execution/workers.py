@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +35,13 @@ class _Process(Worker):
     process: BaseProcess
     connection: Connection
     device: torch.device
+    sender: threading.Thread | None
+
+    def disconnect(self) -> None:
+        """Close the connection of a process that has ended, when nothing is written to it any more."""
+        if self.sender is not None:
+            self.sender.join()
+        self.connection.close()
 
 
 class WorkerPool(Crew[_Process]):
@@ -56,13 +64,13 @@ class WorkerPool(Crew[_Process]):
 
     def close(self) -> None:
         for worker in self._workers:
-            worker.connection.close()
             worker.process.terminate()
         for worker in self._workers:
             worker.process.join(5)
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
+            worker.disconnect()
             worker.process.close()
         self._workers.clear()
 
@@ -77,7 +85,7 @@ class WorkerPool(Crew[_Process]):
             log.debug("Worker %s is gone.", worker.process.pid)
 
     def _replacement(self, worker: _Process) -> _Process:
-        worker.connection.close()
+        worker.disconnect()
         worker.process.close()
         return self._start(worker.device)
 
@@ -92,12 +100,24 @@ class WorkerPool(Crew[_Process]):
 
     def _start(self, device: torch.device) -> _Process:
         ours, theirs = self._context.Pipe()
+        # Not as an argument: a process that dies before it reads its arguments would leave this one waiting forever.
+        job = None if isinstance(self._job, bytes) else self._job
         process = self._context.Process(  # type: ignore[attr-defined]
-            target=_work, args=(theirs, self._job, device, self._threads, os.getpid()), name=f"channelwise-{device}"
+            target=_work, args=(theirs, job, device, self._threads, os.getpid()), name=f"channelwise-{device}"
         )
         process.start()
         theirs.close()
-        return _Process(process=process, connection=ours, device=device)
+        sender = None
+        if isinstance(self._job, bytes):
+            sender = threading.Thread(target=_send_job, args=(ours, self._job), daemon=True)
+            sender.start()
+        return _Process(process=process, connection=ours, device=device, sender=sender)
+
+
+def _send_job(connection: Connection, packed: bytes) -> None:
+    # A process that has died is found dead by who waits for its message.
+    with suppress(OSError):
+        connection.send_bytes(packed)
 
 
 def _readable(workers: Sequence[_Process], timeout: float | None) -> list[bool]:
@@ -154,21 +174,24 @@ def _importable_main() -> bool:
     return getattr(main, "__spec__", None) is not None or os.path.exists(getattr(main, "__file__", None) or "")
 
 
-def _work(connection: Connection, packed: Job | bytes, device: torch.device, threads: int, parent: int) -> None:
-    """The life of a worker: unpack and prepare the job, then answer payloads with scores until told or orphaned."""
+def _work(connection: Connection, job: Job | None, device: torch.device, threads: int, parent: int) -> None:
+    """The life of a worker: get and prepare the job, then answer payloads with scores until told or orphaned.
+
+    A forked process has the ``job``, a spawned one receives it packed.
+    """
     # Ctrl-C reaches the whole process group; only the parent is to react, and it ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if isinstance(packed, bytes):
+    if job is None:
         torch.set_num_threads(threads)
     else:
         # OpenMP's thread pool does not survive a fork: a forked worker with several threads hangs.
         torch.set_num_threads(1)
         forget_open_iterators()
-    evaluator, message = prepared(
-        lambda: Evaluator(pickle.loads(packed) if isinstance(packed, bytes) else packed, [device])
-    )
     # A parent that was killed leaves a broken connection: there is nobody left to tell.
     with suppress(OSError, EOFError):
+        evaluator, message = prepared(
+            lambda: Evaluator(pickle.loads(connection.recv_bytes()) if job is None else job, [device])
+        )
         connection.send(message)
         while evaluator is not None:
             while not connection.poll(2.0):
