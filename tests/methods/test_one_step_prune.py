@@ -225,7 +225,11 @@ def test_damaged_candidate_is_refused(runner: Runner, tmp_path: Path) -> None:
     search(runner(), 2)
     notes = json.dumps({"kept": {"body.0": "AAAAAAAA"}})
     with sqlite3.connect(tmp_path / ".vai" / "Wide.search") as file:
-        changed = file.execute("UPDATE trial_user_attributes SET value_json = ? WHERE key = 'notes'", (notes,))
+        changed = file.execute(
+            "UPDATE trial_user_attributes SET value_json = json_set(value_json, '$.notes', json(?)) "
+            "WHERE key = 'candidate'",
+            (notes,),
+        )
         assert changed.rowcount == 2
     with pytest.raises(ResultsFileError, match=r"Wide\.search is damaged.*6 bytes for 16 channels"):
         runner().prune()

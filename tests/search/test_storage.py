@@ -119,11 +119,11 @@ def overwritten(path: Path) -> None:
 
 
 def of_other_groups(path: Path) -> None:
-    change(path, "UPDATE trial_user_attributes SET value_json = '{\"a\": 3}' WHERE key = 'counts'")
+    change(path, "UPDATE trial_user_attributes SET value_json = '{\"a\": 3}' WHERE key = 'candidate'")
 
 
 def without_counts(path: Path) -> None:
-    change(path, "DELETE FROM trial_user_attributes WHERE key = 'counts'")
+    change(path, "DELETE FROM trial_user_attributes WHERE key = 'candidate'")
 
 
 def without_scores(path: Path) -> None:

@@ -18,6 +18,7 @@ from channelwise.errors import InvalidArgumentError
 from channelwise.search import strategies
 from channelwise.search.records import ATTRIBUTE, Header, read_header, study_name
 from channelwise.search.results import Direction, Key
+from channelwise.search.sampler import quiet_optuna
 from channelwise.search.space import Space
 from channelwise.search.storage import Storage, back_up, opened
 from channelwise.search.stored import check_network
@@ -75,7 +76,7 @@ def open_study(
     )  # fmt: skip
     own_file = isinstance(storage, os.PathLike) or (isinstance(storage, str) and "://" not in storage)
     check = (lambda opened_storage: check_network(opened_storage, key)) if own_file else None
-    with opened(storage, lock=True, forced=forced, check=check) as place:
+    with quiet_optuna(), opened(storage, lock=True, forced=forced, check=check) as place:
         study_id = _study(place, key, header, forced)
         study = SearchStudy(
             place, study_id, key, space, chosen, seed=int(seed), priors=priors, budget=budget, describe=describe

@@ -48,12 +48,18 @@ class Header(Record):
         return Key(self.model, self.digest, self.targets, self.direction, self.options)
 
 
-class _Attributes(Record):
-    """The attributes of a trial. ``shares``: of the targeted costs, kept."""
+class _Candidate(Record):
+    """What is known of a trial from its beginning. ``shares``: of the targeted costs, kept."""
 
     counts: dict[str, int]
     shares: dict[str, float] = Field(default_factory=dict)
     notes: dict[str, Any] = Field(default_factory=dict)
+
+
+class _Attributes(Record):
+    """The attributes of a trial. The candidate is one of them, for writing an attribute takes a millisecond or two."""
+
+    candidate: _Candidate
     owner: LockOwner | None = None
     seconds: float | None = None
     error: str | None = None
@@ -89,7 +95,8 @@ def read_header(study: str, attributes: Mapping[str, Any], where: str) -> Header
 
 def new_trial(trial: Trial, free: Iterable[str], sizes: Mapping[str, int], owner: LockOwner | None) -> FrozenTrial:
     """A running trial; its parameters are the kept shares of the groups with a choice, for people to look at."""
-    attributes = _Attributes(counts=dict(trial.counts), shares=dict(trial.shares), notes=dict(trial.notes), owner=owner)
+    candidate = _Candidate(counts=dict(trial.counts), shares=dict(trial.shares), notes=dict(trial.notes))
+    attributes = _Attributes(candidate=candidate, owner=owner)
     return optuna.trial.create_trial(
         state=TrialState.RUNNING,
         params={name: trial.counts[name] / sizes[name] for name in free},
@@ -112,7 +119,7 @@ def read_trial(trial: FrozenTrial, sizes: Mapping[str, int] | None, where: str) 
         attributes = _Attributes.model_validate(known)
     except ValidationError as error:
         raise _damaged(where, f"candidate {trial.number}: {first_problem(error)}") from error
-    counts = attributes.counts
+    counts = attributes.candidate.counts
     if sizes is not None and (
         counts.keys() != sizes.keys() or any(not 1 <= n <= sizes[name] for name, n in counts.items())
     ):
@@ -126,8 +133,8 @@ def read_trial(trial: FrozenTrial, sizes: Mapping[str, int] | None, where: str) 
         score=trial.value if state == "complete" else None,
         seconds=attributes.seconds,
         error=attributes.error,
-        shares=attributes.shares,
-        notes=attributes.notes,
+        shares=attributes.candidate.shares,
+        notes=attributes.candidate.notes,
         owner=attributes.owner,
     )
 

@@ -72,10 +72,14 @@ def is_sampler(value: object) -> bool:
 def quiet_optuna() -> Iterator[None]:
     """Optuna's own messages and its warnings about experimental features are not for the user of a search."""
     level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # Every change makes Python's logging forget what it has looked up: a millisecond if done for each call.
+    loud = level < optuna.logging.ERROR
+    if loud:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             yield
     finally:
-        optuna.logging.set_verbosity(level)
+        if loud:
+            optuna.logging.set_verbosity(level)
