@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from channelwise import cost
 from channelwise.errors import ChannelwiseError, InvalidArgumentError, TraceError
+from channelwise.example_inputs import as_arguments, is_constant, own_copy, varied
 from channelwise.excludes import match_excludes
 from channelwise.graph.channels import build, group_labels
 from channelwise.graph.context import tensors_in
@@ -121,8 +122,8 @@ def trace(
         TraceError: the model raises on these inputs in eval mode; the message holds the original one.
     """
     model = check_model(model, inputs, kwargs)
-    args, named = _arguments(inputs, kwargs)
-    args, named = _own(args), _own(named)
+    args, named = as_arguments(inputs, kwargs)
+    args, named = own_copy(args), own_copy(named)
     tensors = tensors_in([list(args), named])
     with undisturbed_randomness([*tensors, *model.parameters()]), _no_garbage_collection():
         try:
@@ -144,8 +145,8 @@ def trace(
         stand_in = _without_constants(model)
         verifier = Verifier(
             recorded,
-            _varied(args),
-            _varied(named),
+            varied(args),
+            varied(named),
             slim=lambda structure, kept: slim_model(stand_in, structure, Selection(kept), share_untouched=True),
             masked=lambda structure, kept: masked_model(stand_in, structure, Selection(kept)),
         )
@@ -175,15 +176,6 @@ def _exclude(recorded: Trace, excludes: Any, model: nn.Module) -> None:
         )
 
 
-def _arguments(inputs: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    named = dict(kwargs or {})
-    if isinstance(inputs, Mapping):
-        return (), {**inputs, **named}
-    if isinstance(inputs, Sequence):
-        return tuple(inputs), named
-    return (inputs,), named
-
-
 def _private_copy(model: nn.Module, *, share: bool) -> nn.Module:
     return clone_module(model, {id(p): p for p in model.parameters()} if share else {})
 
@@ -193,42 +185,11 @@ def _without_constants(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     replace: dict[int, torch.Tensor] = {id(p): p for p in model.parameters()}
     for _, tensor, is_parameter in named_tensors(model):
-        if not tensor.is_floating_point() or tensor.numel() < 2 or not _constant(tensor):
+        if not tensor.is_floating_point() or tensor.numel() < 2 or not is_constant(tensor):
             continue
         values = (torch.rand(tensor.shape, generator=generator) * 0.5 + 0.75).to(tensor.device, tensor.dtype)
         replace[id(tensor)] = nn.Parameter(values, tensor.requires_grad) if is_parameter else values
     return clone_module(model, replace).eval()
-
-
-def _constant(tensor: torch.Tensor) -> bool:
-    flat = tensor.detach().flatten()
-    return bool((flat[:64] == flat[0]).all()) and bool((flat == flat[0]).all())
-
-
-def _own(value: Any) -> Any:
-    """The inputs with their tensors copied: models may write into what they are given."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    return _rebuilt(value, _own)
-
-
-def _varied(value: Any) -> Any:
-    """The inputs with constant images replaced by random ones: zeros would hide mismatches."""
-    if isinstance(value, torch.Tensor):
-        if value.is_floating_point() and value.numel() > 1 and _constant(value):
-            generator = torch.Generator().manual_seed(0)
-            return torch.randn(value.shape, generator=generator).to(value.device, value.dtype)
-        return value
-    return _rebuilt(value, _varied)
-
-
-def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Plain containers with ``change`` applied to what they hold; anything else as it is."""
-    if type(value) is dict:
-        return {k: change(v) for k, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(change(v) for v in value)
-    return value
 
 
 def _shapes(tensors: Sequence[torch.Tensor]) -> str:

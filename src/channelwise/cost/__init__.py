@@ -1,5 +1,5 @@
 """What a selection costs: multiply-accumulates and parameters, exactly and without running the model."""
 
-from channelwise.cost.model import CostModel, cost_model, macs, params
+from channelwise.cost.model import CostModel, Products, cost_model, macs, params
 
-__all__ = ["CostModel", "cost_model", "macs", "params"]
+__all__ = ["CostModel", "Products", "cost_model", "macs", "params"]

@@ -15,7 +15,7 @@ from channelwise.graph.structure import Size, Structure
 Array = np.ndarray
 
 
-class _Products:
+class Products:
     """A sum of ``scale * prod(sizes)`` over many terms, evaluated for one or many count vectors at once."""
 
     def __init__(self, terms: Sequence[tuple[float, Sequence[Size]]], position: Mapping[str, int]) -> None:
@@ -65,8 +65,8 @@ class CostModel:
         self.names = tuple(g.name for g in structure.groups)
         position = {name: i for i, name in enumerate(self.names)}
         self.full = np.asarray([g.size for g in structure.groups], int)
-        self._macs = _Products([(t.scale, t.factors) for t in structure.macs], position)
-        self._params = _Products(
+        self._macs = Products([(t.scale, t.factors) for t in structure.macs], position)
+        self._params = Products(
             [(1.0, structure.tensor_sizes[t.name]) for t in structure.tensors.values() if t.is_parameter], position
         )
 

@@ -71,9 +71,9 @@ class Verifier:
             return None
         kept = _half(structure, exact)
         if exact != wanted:
-            outputs = _run(self.slim(structure, kept), self.args, self.kwargs)
-        expected = _run(self.masked(structure, kept), self.args, self.kwargs)
-        text = _difference(outputs, expected)
+            outputs = run_once(self.slim(structure, kept), self.args, self.kwargs)
+        expected = run_once(self.masked(structure, kept), self.args, self.kwargs)
+        text = difference(outputs, expected)
         return None if text is None else _Failure(text)
 
     def _labels_meet(self, structure: Structure, kept: Kept) -> tuple[_Failure | None, list[torch.Tensor]]:
@@ -206,13 +206,14 @@ def _slim_labels(trace: Trace, structure: Structure, kept: Kept, channel: np.nda
     return found
 
 
-def _run(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+def run_once(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The outputs of the model in eval mode, in which it is left; the random state stays as it is."""
     with torch.no_grad(), undisturbed_randomness(tensors_in([list(args), dict(kwargs)])):
         torch.manual_seed(0)
         return output_tensors(model.eval()(*args, **kwargs))
 
 
-def _difference(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> str | None:
+def difference(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> str | None:
     """What differs between two lists of outputs, or None."""
     if len(found) != len(expected):
         return "with fewer channels there are other outputs"

@@ -96,7 +96,7 @@ def resized_modules(model: nn.Module, shapes: Mapping[int, Shape]) -> dict[str, 
     before: dict[str, dict[str, Shape]] = {}
     after: dict[str, dict[str, Shape]] = {}
     resized = set()
-    for name, local, tensor in _owned(model):
+    for name, local, tensor in owned_tensors(model):
         before.setdefault(name, {})[local] = tuple(tensor.shape)
         after.setdefault(name, {})[local] = shapes.get(id(tensor), tuple(tensor.shape))
         if id(tensor) in shapes:
@@ -104,7 +104,7 @@ def resized_modules(model: nn.Module, shapes: Mapping[int, Shape]) -> dict[str, 
     return {name: Kept(before[name], after[name]) for name in before if name in resized}
 
 
-def _owned(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
+def owned_tensors(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
     """Owner, local name and tensor of everything; a parametrized tensor belongs to the module that uses it."""
     for path, module in model.named_modules():
         owner, inside, tail = f".{path}".partition(".parametrizations")
@@ -153,7 +153,7 @@ def fix_attributes(
 
 
 def _direct(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    for owner, local, tensor in _owned(module):
+    for owner, local, tensor in owned_tensors(module):
         if not owner:
             yield local, tensor
 

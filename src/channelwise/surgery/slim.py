@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def slim_model(
-    model: nn.Module, structure: Structure, selection: Selection, *, share_untouched: bool = False
+    model: nn.Module,
+    structure: Structure,
+    selection: Selection,
+    *,
+    share_untouched: bool = False,
+    restore: Callable[[nn.Module], None] | None = None,
 ) -> nn.Module:
     """A copy of ``model`` without the channels that ``selection`` removes.
 
@@ -28,6 +33,7 @@ def slim_model(
     Arguments:
         share_untouched: parameters that lose nothing are those of ``model`` itself instead of copies: quicker, and
             right for a candidate that is only evaluated. Buffers are always copied.
+        restore: called with the copy before its attributes are corrected, to give it those of the full model.
 
     Raises:
         InvalidArgumentError: the selection or the model does not fit the structure.
@@ -42,6 +48,8 @@ def slim_model(
     if share_untouched:
         replace = {**{id(p): p for p in model.parameters()}, **replace}
     slim = clone_module(model, replace)
+    if restore is not None:
+        restore(slim)
     fix_attributes(slim, resized_modules(model, shapes), structure, {n: len(k) for n, k in selection.kept.items()})
     return slim
 

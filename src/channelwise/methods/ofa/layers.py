@@ -1,0 +1,200 @@
+"""Dynamic layers: the layers of PyTorch, run with the active part of their channels.
+
+Parameters and buffers keep the names and shapes of the full layer, so checkpoints load strictly. Attributes such as
+``in_channels``, ``num_features`` and ``groups`` say what is active.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from channelwise.methods.ofa.active import Part, put_active, take_active
+from channelwise.methods.ofa.kernels import ElasticKernel
+
+
+class Dynamic:
+    """A module some of whose channels are active. Full width until parts are set."""
+
+    _active: Mapping[str, Part] = {}
+
+    def active(self, name: str) -> torch.Tensor | None:
+        """The active slots of the parameter or buffer ``name``; None if the module has none."""
+        tensor = getattr(self, name)
+        return tensor if tensor is None else take_active(tensor, self._active.get(name))
+
+
+class _DynamicConv(Dynamic, ElasticKernel):
+    """Weight (O, I / g, …): the first active rows and columns; bias (O,)."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        weight = self.shrunk(self.active("weight"))
+        return self._conv_forward(input, weight, self.active("bias"))  # type: ignore[attr-defined]
+
+
+class DynamicConv1d(_DynamicConv, nn.Conv1d):
+    """`torch.nn.Conv1d` with elastic input and output channels."""
+
+
+class DynamicConv2d(_DynamicConv, nn.Conv2d):
+    """`torch.nn.Conv2d` with elastic input and output channels and, if it is square and odd, kernel size."""
+
+
+class DynamicConv3d(_DynamicConv, nn.Conv3d):
+    """`torch.nn.Conv3d` with elastic input and output channels."""
+
+
+class _DynamicConvTranspose(Dynamic):
+    """Weight (I, O / g, …): the first active rows and columns; bias (O,)."""
+
+    def forward(self, input: torch.Tensor, output_size: Any = None) -> torch.Tensor:
+        layer: Any = self
+        dims = len(layer.kernel_size)
+        padding = layer._output_padding(
+            input, output_size, layer.stride, layer.padding, layer.kernel_size, dims, layer.dilation
+        )
+        transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
+        weight: Any = self.active("weight")
+        return transposed(
+            input, weight, self.active("bias"), layer.stride, layer.padding, padding, layer.groups,
+            layer.dilation,
+        )  # fmt: skip
+
+
+class DynamicConvTranspose1d(_DynamicConvTranspose, nn.ConvTranspose1d):
+    """`torch.nn.ConvTranspose1d` with elastic input and output channels."""
+
+
+class DynamicConvTranspose2d(_DynamicConvTranspose, nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d` with elastic input and output channels."""
+
+
+class DynamicConvTranspose3d(_DynamicConvTranspose, nn.ConvTranspose3d):
+    """`torch.nn.ConvTranspose3d` with elastic input and output channels."""
+
+
+class DynamicLinear(Dynamic, nn.Linear):
+    """`torch.nn.Linear` with elastic input and output features."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return F.linear(input, self.active("weight"), self.active("bias"))  # type: ignore[arg-type]
+
+
+class _DynamicBatchNorm(Dynamic):
+    """Statistics and affine parameters (C,) of the active channels. Widths share the statistics: re-estimate them."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        norm: Any = self
+        norm._check_input_dim(input)
+        factor = 0.0 if norm.momentum is None else norm.momentum
+        if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+            if norm.momentum is None:
+                factor = 1.0 / float(norm.num_batches_tracked)
+        mean, variance = self.active("running_mean"), self.active("running_var")
+        batch = norm.training or (mean is None and variance is None)
+        kept = not norm.training or norm.track_running_stats
+        output = F.batch_norm(
+            input, mean if kept else None, variance if kept else None, self.active("weight"), self.active("bias"),
+            batch, factor, norm.eps,
+        )  # fmt: skip
+        if norm.training and kept and mean is not None and variance is not None:
+            put_active(norm.running_mean, self._active.get("running_mean"), mean)
+            put_active(norm.running_var, self._active.get("running_var"), variance)
+        return output
+
+
+class DynamicBatchNorm1d(_DynamicBatchNorm, nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d` of the active channels."""
+
+
+class DynamicBatchNorm2d(_DynamicBatchNorm, nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` of the active channels."""
+
+
+class DynamicBatchNorm3d(_DynamicBatchNorm, nn.BatchNorm3d):
+    """`torch.nn.BatchNorm3d` of the active channels."""
+
+
+class DynamicLayerNorm(Dynamic, nn.LayerNorm):
+    """`torch.nn.LayerNorm` over the active channels only."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(input, self.normalized_shape, self.active("weight"), self.active("bias"), self.eps)
+
+
+class DynamicGroupNorm(Dynamic, nn.GroupNorm):
+    """`torch.nn.GroupNorm` over the active channels, equally many in every group."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return F.group_norm(input, self.num_groups, self.active("weight"), self.active("bias"), self.eps)
+
+
+class DynamicPReLU(Dynamic, nn.PReLU):
+    """`torch.nn.PReLU` with the slopes of the active channels."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return F.prelu(input, self.active("weight"))  # type: ignore[arg-type]
+
+
+class DynamicModule(Dynamic):
+    """Any other module, run while its own tensors are replaced by their active parts."""
+
+    original: type[nn.Module]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with self._narrowed():
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+    @contextmanager
+    def _narrowed(self) -> Iterator[None]:
+        module: Any = self
+        buffers = {name: module._buffers[name] for name in self._active if name in module._buffers}
+        taken: dict[str, Any] = {name: self.active(name) for name in self._active}
+        # An entry of the instance goes before the parameter or buffer of the same name.
+        module.__dict__.update(taken)
+        try:
+            yield
+        finally:
+            for name in taken:
+                del module.__dict__[name]
+            for name, whole in buffers.items():
+                value = module._buffers[name] if module._buffers[name] is not whole else taken[name]
+                module._buffers[name] = whole
+                put_active(whole, self._active[name], value)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _new_dynamic, (type(self).original,), self.__dict__
+
+
+_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: DynamicConv1d,
+    nn.Conv2d: DynamicConv2d,
+    nn.Conv3d: DynamicConv3d,
+    nn.ConvTranspose1d: DynamicConvTranspose1d,
+    nn.ConvTranspose2d: DynamicConvTranspose2d,
+    nn.ConvTranspose3d: DynamicConvTranspose3d,
+    nn.Linear: DynamicLinear,
+    nn.BatchNorm1d: DynamicBatchNorm1d,
+    nn.BatchNorm2d: DynamicBatchNorm2d,
+    nn.BatchNorm3d: DynamicBatchNorm3d,
+    nn.LayerNorm: DynamicLayerNorm,
+    nn.GroupNorm: DynamicGroupNorm,
+    nn.PReLU: DynamicPReLU,
+}
+
+
+def dynamic_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """The dynamic form of a module class; of a class that is not listed here, a subclass of it, made once."""
+    if cls not in _LAYERS:
+        _LAYERS[cls] = type(f"Dynamic{cls.__name__}", (DynamicModule, cls), {"original": cls, "__module__": __name__})
+    return _LAYERS[cls]
+
+
+def _new_dynamic(cls: type[nn.Module]) -> nn.Module:
+    return dynamic_class(cls).__new__(dynamic_class(cls))

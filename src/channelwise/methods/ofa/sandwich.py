@@ -1,0 +1,50 @@
+"""The sandwich rule: every training step sees the largest, the smallest and a few random subnets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+from torch import nn
+
+from channelwise.errors import InvalidArgumentError
+from channelwise.methods.ofa.choices import Setting
+from channelwise.methods.ofa.pruner import Mode, OFAPruner
+from channelwise.widths import is_number
+
+
+def sandwich(
+    pruner: OFAPruner, ofa_model: nn.Module, n_random: int = 2, *, step: int | None = None
+) -> Iterator[tuple[nn.Module, Setting]]:
+    """The subnets of one training step: the largest, the smallest, then random ones (Yu and Huang, ICCV 2019).
+
+    Each is the one that ``ofa_model`` runs while the loop's body runs; gradients add up over them:
+
+        >>> optimizer.zero_grad()
+        >>> for subnet, setting in sandwich(pruner, ofa_model):
+        ...     criterion(subnet(images), labels).backward()
+        >>> optimizer.step()
+
+    Under DistributedDataParallel the processes exchange their gradients once, after the last subnet.
+
+    Args:
+        pruner: Who built the supernet.
+        ofa_model: The supernet, or a wrapper such as DistributedDataParallel around it.
+        n_random: How many random subnets.
+        step: The number of the training step; with it the random subnets depend on nothing else, so a resumed training
+            sees the same ones.
+
+    Raises:
+        InvalidArgumentError: no supernet of this pruner, or ``n_random`` is no whole number of at least 0.
+    """
+    if not is_number(n_random) or n_random != int(n_random) or n_random < 0:
+        raise InvalidArgumentError(f"n_random={n_random!r}: must be a whole number of at least 0.")
+    modes: list[Mode] = ["max", "min", *["random"] * int(n_random)]  # type: ignore[list-item]
+    for number, mode in enumerate(modes):
+        seed = None if step is None else 1009 * int(step) + number
+        last = number == len(modes) - 1
+        alone = nullcontext() if last or not isinstance(ofa_model, nn.parallel.DistributedDataParallel) else (
+            ofa_model.no_sync()
+        )  # fmt: skip
+        with alone:
+            yield pruner.sample_subnet(ofa_model, mode, seed=seed if mode == "random" else None)

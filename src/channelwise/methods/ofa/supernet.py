@@ -1,0 +1,159 @@
+"""The supernet: a copy of the model whose layers are dynamic, sorted so that every subnet is a set of prefixes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from channelwise.channel_graph import ChannelGraph
+from channelwise.errors import InvalidArgumentError
+from channelwise.graph.structure import Structure
+from channelwise.methods.ofa.choices import SearchSpace
+from channelwise.methods.ofa.kernels import ElasticKernel, kernel_attributes
+from channelwise.methods.ofa.layers import dynamic_class
+from channelwise.methods.ofa.plan import ModulePlan, Plans
+from channelwise.methods.ofa.sorting import importance_order, prefix, sorted_tensors
+from channelwise.modelcheck import describe
+from channelwise.ranking import Criterion, Weights, bind
+from channelwise.selection import Selection
+from channelwise.surgery.clone import clone_module, stand_in
+from channelwise.surgery.slim import slim_model
+
+MARK = "_channelwise_supernet"
+"""The attribute of a supernet's model that says which search space it was built with."""
+
+
+class Supernet:
+    """Knows what every subnet of a network is; holds no weights. Its models are what `build_supernet` made, or copies.
+
+    ``built`` is the search space it was made with, ``space`` the one that is left to sampling and searches.
+    """
+
+    def __init__(self, structure: Structure, space: SearchSpace, plans: Plans) -> None:
+        self.structure = structure
+        self.built = space
+        self.space = space
+        self.digest = space.digest()
+        self._plans = plans
+        self._modules: weakref.WeakKeyDictionary[nn.Module, list[nn.Module]] = weakref.WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_modules": None}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._modules = weakref.WeakKeyDictionary()
+
+    def activate(self, model: nn.Module, values: np.ndarray) -> None:
+        """Make the subnet with these values (choices,) the one that ``model`` runs, in place."""
+        self._plans.activate(self.modules_of(model), values.tolist())
+
+    def extract(self, model: nn.Module, values: np.ndarray, *, share_untouched: bool = False) -> nn.Module:
+        """The subnet as a plain model of the user's own classes. ``model`` is not changed, whatever it runs.
+
+        Arguments:
+            share_untouched: parameters that lose nothing are those of ``model``; see `slim_model`.
+        """
+        inner = bare(model)
+        self.modules_of(inner)
+        selection = self.selection(values)
+        static = slim_model(
+            inner, self.structure, selection, share_untouched=share_untouched, restore=self._made_static
+        )
+        for name, side in self.built.kernels(values).items():
+            _give_kernel(static.get_submodule(name), self._plan(name), side)
+        return static
+
+    def selection(self, values: np.ndarray) -> Selection:
+        """The channels of the sorted network that a subnet has."""
+        counts = self.built.counts(values)
+        return Selection({group.name: prefix(group, counts[group.name]) for group in self.structure.groups})
+
+    def modules_of(self, model: nn.Module) -> list[nn.Module]:
+        """The modules of a supernet that depend on a choice.
+
+        Raises:
+            InvalidArgumentError: ``model`` is no supernet of this network.
+        """
+        inner = bare(model)
+        found = self._modules.get(inner)
+        if found is None:
+            modules = dict(inner.named_modules())
+            found = [_module(modules, plan, inner) for plan in self._plans.modules]
+            self._modules[inner] = found
+        return found
+
+    def _plan(self, name: str) -> ModulePlan:
+        return next(plan for plan in self._plans.modules if plan.name == name)
+
+    def _made_static(self, clone: nn.Module) -> None:
+        clone.__dict__.pop(MARK, None)
+        modules = dict(clone.named_modules())
+        for plan in self._plans.modules:
+            module = modules[plan.name]
+            module.__dict__.update(plan.original)
+            if plan.tensors:
+                module.__dict__.pop("_active", None)
+                module.__class__ = plan.cls
+
+
+def build_supernet(
+    graph: ChannelGraph, space: SearchSpace, ranking: str | Criterion
+) -> tuple[Supernet, nn.Module, dict[str, np.ndarray]]:
+    """The supernet of a traced model, its dynamic model at full width, and by group which channel went where."""
+    structure, tensors = graph.structure, graph.tensors()
+    weights = Weights.of(tensors, structure)
+    orders = importance_order(structure, weights, bind(ranking, graph.model, structure))
+    with torch.inference_mode(False), torch.no_grad():
+        moved = sorted_tensors(structure, tensors, orders)
+        model = clone_module(graph.model, {id(tensors[n]): stand_in(tensors[n], t) for n, t in moved.items()})
+    plans = Plans(structure, space, model)
+    modules = dict(model.named_modules())
+    for plan in plans.modules:
+        module = modules[plan.name]
+        if plan.tensors:
+            module.__class__ = dynamic_class(plan.cls)
+            module.__dict__.update(plan.original)
+        if plan.kernel >= 0:
+            ElasticKernel.add_matrices(module, space.choices[plan.kernel].candidates)
+    supernet = Supernet(structure, space, plans)
+    model.__dict__[MARK] = supernet.digest
+    return supernet, model, orders
+
+
+def bare(model: Any) -> nn.Module:
+    """The model without the wrappers of parallel training and of ``torch.compile``."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(model, nn.Module) and "_orig_mod" in model._modules:
+            model = model._modules["_orig_mod"]
+        elif isinstance(model, nn.Module):
+            return model
+        else:
+            raise InvalidArgumentError(f"ofa_model must be the model that ofa_model() returned, not {describe(model)}.")
+
+
+def _module(modules: Mapping[str, nn.Module], plan: ModulePlan, model: nn.Module) -> nn.Module:
+    module = modules.get(plan.name)
+    if module is None or not isinstance(module, dynamic_class(plan.cls) if plan.tensors else plan.cls):
+        raise InvalidArgumentError(
+            f"ofa_model is no supernet of this pruner: {plan.name or type(model).__name__} is "
+            f"{'missing' if module is None else type(module).__name__}. Give the model that pruner.ofa_model() "
+            "returned, a copy of it, or a wrapper around one."
+        )
+    return module
+
+
+def _give_kernel(conv: Any, plan: ModulePlan, side: int) -> None:
+    """Make a static convolution out of one with an elastic kernel."""
+    conv.__dict__.update(kernel_attributes(plan.original, conv.dilation, side))
+    with torch.inference_mode(False), torch.no_grad():
+        weight = ElasticKernel.shrunk(conv, conv.weight)
+    conv._parameters["weight"] = stand_in(conv.weight, weight.clone() if weight is conv.weight else weight)
+    ElasticKernel.remove_matrices(conv)
