@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from channelwise.graph.structure import Structure
 
@@ -30,6 +33,37 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             positive = first != 0 or name.endswith("var")
             scale = first if abs(first) > 0.1 else 1.0
             tensor.copy_(scale * (0.5 + noise) if positive else 0.6 * noise - 0.2)
+
+
+def settle_statistics(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], seed: int = 0) -> None:
+    """Give batch norms about the statistics of this batch, in place, where the model runs in train mode.
+
+    With statistics that have nothing to do with the activations, maps fade away on the way through a deep network, and
+    with them whatever a wrong pruning did.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_var is not None]
+    if not norms:
+        return
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settings = [(m, m.momentum) for m in norms]
+    flags = [(m, m.training) for m in model.modules()]
+    try:
+        for norm in norms:
+            norm.momentum = 1.0
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model.train()(*copy.deepcopy(args), **copy.deepcopy(dict(kwargs)))
+            for norm in norms:
+                variance = norm.running_var
+                assert variance is not None
+                variance.mul_(0.7 + 0.6 * torch.rand(variance.shape, dtype=torch.float64).to(variance)).clamp_min_(1e-3)
+    except Exception:  # many a model runs in eval mode only
+        model.load_state_dict(before)
+    finally:
+        for norm, momentum in settings:
+            norm.momentum = momentum
+        for module, training in flags:
+            module.training = training
 
 
 def prunable_share(model: nn.Module, structure: Structure) -> float:

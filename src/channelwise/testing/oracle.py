@@ -19,7 +19,7 @@ from channelwise.channel_graph import ChannelGraph
 from channelwise.graph.structure import Structure
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module, masked_model, slim_state_dict, sparse_state_dict
-from channelwise.testing.modules import check_modules, prunable_share, randomise
+from channelwise.testing.modules import check_modules, prunable_share, randomise, settle_statistics
 from channelwise.testing.values import arguments, cast, distance, doubled, equal, shape_of, tensors
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
@@ -74,6 +74,7 @@ def check_oracle(
     randomise(model, seed)
     args, named = arguments(inputs, kwargs)
     args, named = cast(args, dtype), cast(named, dtype)
+    settle_statistics(model, *_two_samples(args, named), seed)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     graph = channelwise.trace(model, args, kwargs=named)
@@ -115,14 +116,23 @@ def check_oracle(
     )
 
 
+def _batch(args: Any, kwargs: Any) -> int:
+    first = next(tensors((args, kwargs)), None)
+    return int(first.shape[0]) if first is not None and first.dim() else 1
+
+
+def _two_samples(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """At least two samples, which batch norm needs in train mode."""
+    return (args, kwargs) if _batch(args, kwargs) > 1 else (doubled(args), doubled(kwargs))
+
+
 class _Check:
     """The comparisons of one traced model."""
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.model, self.graph, self.args, self.kwargs = model, graph, args, kwargs
-        first = next(tensors((args, kwargs)), None)
-        self.batch = int(first.shape[0]) if first is not None and first.dim() else 1
-        self.two = (args, kwargs) if self.batch > 1 else (doubled(args), doubled(kwargs))
+        self.batch = _batch(args, kwargs)
+        self.two = _two_samples(args, kwargs)
         self.dense = self.run(clone_module(model, {}))
         floats = [t for t in self.dense if t.is_floating_point()]
         self.tolerance = max((TOLERANCE.get(t.dtype, 1e-2) for t in floats), default=1e-2)

@@ -1,0 +1,32 @@
+"""The oracle itself: it has to see a wrong model wherever in a network the mistake is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from channelwise import channel_graph
+from channelwise.testing import check_oracle, oracle
+
+
+def test_wrong_pruning_shows_at_the_end_of_a_deep_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers: list[nn.Module] = []
+    for i in range(24):
+        layers += [nn.Conv2d(8 if i else 3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.SiLU()]
+    slim = channel_graph.slim_model
+
+    def swapped(*args: Any, **kwargs: Any) -> nn.Module:
+        model = slim(*args, **kwargs)
+        with torch.no_grad():
+            model[0].weight[[0, 1]] = model[0].weight[[1, 0]].clone()  # type: ignore[index]
+        return model
+
+    network, images = nn.Sequential(*layers), torch.randn(2, 3, 16, 16)
+    check_oracle(network, images)
+    monkeypatch.setattr(channel_graph, "slim_model", swapped)
+    monkeypatch.setattr(oracle._Check, "same_outputs_in_training", lambda *_: True)
+    with pytest.raises(AssertionError, match="in eval mode"):
+        check_oracle(network, images)
