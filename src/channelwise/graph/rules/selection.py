@@ -32,7 +32,9 @@ def slice_(
         if m.labels.shape[dim] == 1 or out.shape[dim] == x.shape[dim]:
             maps.append(m)
             continue
-        if m.axis == dim:
+        if m.axis == dim and step != 1:
+            ctx.freeze(m.labels, f"one in {step} channels is picked")
+        elif m.axis == dim:
             _ask_or_freeze(ctx, m, out.shape[dim], "sliced along channels")
         at: list[slice] = [slice(None)] * x.ndim
         at[dim] = slice(start, end, step)
