@@ -16,6 +16,8 @@ _HOME = {
     "fixer": "channelwise.surgery",
     "IterativePruningRunner": "channelwise.methods",
     "OneStepPruningRunner": "channelwise.methods",
+    "OFAPruner": "channelwise.methods",
+    "sandwich": "channelwise.methods.ofa",
 }
 
 _PACKAGES = ("ranking", "recovery", "search")
@@ -23,6 +25,7 @@ _PACKAGES = ("ranking", "recovery", "search")
 __all__ = [
     "ChannelGraph",
     "IterativePruningRunner",
+    "OFAPruner",
     "OneStepPruningRunner",
     "Selection",
     "__version__",
@@ -30,6 +33,7 @@ __all__ = [
     "load",
     "ranking",
     "recovery",
+    "sandwich",
     "save",
     "search",
     "trace",
@@ -38,7 +42,8 @@ __all__ = [
 if TYPE_CHECKING:
     from channelwise import ranking, recovery, search
     from channelwise.channel_graph import ChannelGraph, trace
-    from channelwise.methods import IterativePruningRunner, OneStepPruningRunner
+    from channelwise.methods import IterativePruningRunner, OFAPruner, OneStepPruningRunner
+    from channelwise.methods.ofa import sandwich
     from channelwise.selection import Selection
     from channelwise.surgery import fixer, load, save
 

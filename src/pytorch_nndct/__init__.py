@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from channelwise.methods import IterativePruningRunner, OneStepPruningRunner, get_pruning_runner
+    from channelwise.methods import IterativePruningRunner, OFAPruner, OneStepPruningRunner, get_pruning_runner
 
-__all__ = ["IterativePruningRunner", "OneStepPruningRunner", "get_pruning_runner"]
+__all__ = ["IterativePruningRunner", "OFAPruner", "OneStepPruningRunner", "get_pruning_runner"]
 
 
 def __getattr__(name: str) -> Any:

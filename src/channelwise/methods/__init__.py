@@ -2,6 +2,7 @@
 
 from channelwise.methods.factory import get_pruning_runner
 from channelwise.methods.iterative import IterativePruningRunner
+from channelwise.methods.ofa import OFAPruner
 from channelwise.methods.one_step import OneStepPruningRunner
 
-__all__ = ["IterativePruningRunner", "OneStepPruningRunner", "get_pruning_runner"]
+__all__ = ["IterativePruningRunner", "OFAPruner", "OneStepPruningRunner", "get_pruning_runner"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,25 +27,19 @@ EvalFn = Callable[..., Any]
 SEED = 0
 
 
-class CandidateJob:
-    """Scores candidates given as {group: kept channels}, packed or as indices, groups left out being full.
+class EvaluationJob(ABC):
+    """Scores candidates that are cut from a model, repaired and given to the user's function.
 
-    ``calibration`` repairs them first. They are cut from a private clone in eval mode and share its untouched tensors,
-    which makes them cheap. A function of the user's that changes weights is noticed; from then on every candidate gets
-    tensors of its own. All candidates see the same random numbers, so that scores do not depend on order or process and
-    differ less by chance; the caller's random state is restored.
+    They are cut from a private clone and share its untouched tensors, which makes them cheap. A function of the user's
+    that changes weights is noticed; from then on every candidate gets tensors of its own. All candidates see the same
+    random numbers, so that scores do not depend on order or process and differ less by chance; the caller's random
+    state is restored.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        structure: Structure,
-        eval_fn: EvalFn,
-        args: Sequence[Any],
-        calibration: Calibration | None = None,
+        self, model: nn.Module, eval_fn: EvalFn, args: Sequence[Any], calibration: Calibration | None = None
     ) -> None:
         self._model = model
-        self._structure = structure
         self._eval_fn = eval_fn
         self._args = tuple(args)
         self._calibration = calibration
@@ -53,6 +48,13 @@ class CandidateJob:
         self._clone: nn.Module | None = None
         self._marks: list[tuple[torch.Tensor, int, int]] = []
         self._device = torch.device("cpu")
+
+    @abstractmethod
+    def cut(self, model: nn.Module, payload: Any, *, share: bool) -> tuple[nn.Module, Callable[[Calibration], None]]:
+        """The candidate that ``payload`` stands for, and what a calibration does to it.
+
+        ``share``: tensors that lose nothing may be those of ``model``.
+        """
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, because .cpu() works in place: unpacking must not take memory on the GPU that the model is on.
@@ -63,15 +65,14 @@ class CandidateJob:
         self._clone = clone_module(self._model, {}).to(device)
         self._marks = [(t, t._version, t.data_ptr()) for t in named_tensors(self._clone).values()]
 
-    def __call__(self, payload: Mapping[str, np.ndarray | str]) -> float:
+    def __call__(self, payload: Any) -> float:
         assert self._clone is not None
-        selection = unpack(payload, self._structure, "the payload")
-        candidate = slim_model(self._clone, self._structure, selection, share_untouched=self._share)
+        candidate, repair = self.cut(self._clone, payload, share=self._share)
         candidate.eval()
         try:
             with same_randomness(self._device):
                 if self._calibration is not None:
-                    self._calibration(candidate, self._clone, self._structure, selection)
+                    repair(self._calibration)
                     candidate.eval()
                 return as_score(self._eval_fn(candidate, *self._args))
         finally:
@@ -103,6 +104,27 @@ class CandidateJob:
             tensor.dtype != original[name].dtype or not torch.equal(tensor, original[name].to(tensor.device))
             for name, tensor in named_tensors(self._clone).items()
         )
+
+
+class CandidateJob(EvaluationJob):
+    """Scores candidates given as {group: kept channels}, packed or as indices, groups left out being full."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        structure: Structure,
+        eval_fn: EvalFn,
+        args: Sequence[Any],
+        calibration: Calibration | None = None,
+    ) -> None:
+        super().__init__(model, eval_fn, args, calibration)
+        self._structure = structure
+
+    def cut(self, model: nn.Module, payload: Any, *, share: bool) -> tuple[nn.Module, Callable[[Calibration], None]]:
+        """The slim model."""
+        selection = unpack(payload, self._structure, "the payload")
+        candidate = slim_model(model, self._structure, selection, share_untouched=share)
+        return candidate, lambda calibration: calibration(candidate, model, self._structure, selection)
 
 
 @contextmanager

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from channelwise.errors import EvaluationError
 from channelwise.execution import Executor, Result, Task
 from channelwise.methods.arguments import plural
 from channelwise.progress import progress
-from channelwise.search import SearchStudy
+from channelwise.search import Candidate, SearchStudy
 
 log = logging.getLogger(__name__)
 
@@ -20,10 +21,24 @@ EQUAL = 5
 
 
 class SearchRun:
-    """Evaluates what is missing of a study up to ``budget`` candidates. Finished ones stay, whatever ends the run."""
+    """Evaluates what is missing of a study up to ``budget`` candidates. Finished ones stay, whatever ends the run.
 
-    def __init__(self, study: SearchStudy, budget: int, *, quiet: bool) -> None:
+    ``payload``: what the job gets of a candidate; by default its note of the kept channels. ``status``: what else is
+    shown of the progress, once a candidate is complete.
+    """
+
+    def __init__(
+        self,
+        study: SearchStudy,
+        budget: int,
+        *,
+        quiet: bool,
+        payload: Callable[[Candidate], Any] | None = None,
+        status: Callable[[], str] | None = None,
+    ) -> None:
         self._study, self._budget, self._quiet = study, budget, quiet
+        self._more = status
+        self._payload = payload or (lambda candidate: candidate.notes.get("kept"))
         self._numbers: dict[str, int] = {}
         # Failures in a row, not recorded yet: if nothing works, they are to be repeated once that is corrected.
         self._failed: list[Result] = []
@@ -75,7 +90,7 @@ class SearchRun:
         while (candidate := self._study.ask()) is not None:
             label = f"candidate {candidate.number}"
             self._numbers[label] = candidate.number
-            yield Task(label, candidate.notes.get("kept"))
+            yield Task(label, self._payload(candidate))
 
     def _tell(self, result: Result) -> None:
         if result.error is None:
@@ -103,7 +118,8 @@ class SearchRun:
         if not complete:
             return ""
         best = self._study.results.best
-        return f"best {best.score:.4g} (candidate {best.number})"
+        more = f", {self._more()}" if self._more is not None else ""
+        return f"best {best.score:.4g} (candidate {best.number}){more}"
 
     def _conclude(self) -> None:
         results = self._study.results

@@ -39,7 +39,7 @@ def recalibrate(
 
     A batch norm that gets one value per channel, such as one behind global pooling in a batch of one sample, counts
     it but normalises with its old statistics, as it has to. Batch norms that do not run on these batches, and those
-    without running statistics, stay as they are.
+    without running statistics, stay as they are. Of a supernet, the active channels of the active subnet are re-estimated.
 
     Args:
         model: The model; its batch norms are written to. Wrappers such as DistributedDataParallel may stay on.
@@ -80,7 +80,7 @@ class Pool:
     """
 
     def __init__(self, norms: Sequence[_BatchNorm]) -> None:
-        buffers = [norm.running_mean for norm in norms]
+        buffers = [norm.active("running_mean") if is_dynamic(norm) else norm.running_mean for norm in norms]
         self.sizes = [buffer.numel() for buffer in buffers if buffer is not None]
         self._device = next(buffer.device for buffer in buffers if buffer is not None)
         wide = torch.float32 if self._device.type == "mps" else torch.float64
@@ -154,12 +154,23 @@ def tracks_statistics(norm: _BatchNorm) -> bool:
     return norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None
 
 
+def is_dynamic(norm: Any) -> bool:
+    """Whether this is a batch norm of a supernet, of whose channels only some are active."""
+    return isinstance(getattr(norm, "_active", None), Mapping)
+
+
 @contextmanager
 def _observed(norms: Sequence[_BatchNorm], pool: Pool) -> Iterator[None]:
     """Batch norms in train mode, on copies of their buffers, their inputs counted; all as it was afterwards."""
     buffers = [{name: norm._buffers[name] for name in _BUFFERS if name in norm._buffers} for norm in norms]
     momenta = [norm.momentum for norm in norms]
-    local = [n for n in norms if type(n).forward is nn.SyncBatchNorm.forward and "forward" not in n.__dict__]
+    # What a class of a supernet stands for is in its _static.
+    classes = [getattr(type(n), "_static", type(n)) if is_dynamic(n) else type(n) for n in norms]
+    local = [
+        norm
+        for norm, cls in zip(norms, classes, strict=True)
+        if cls.forward is nn.SyncBatchNorm.forward and "forward" not in norm.__dict__
+    ]
     handles = []
     try:
         for index, norm in enumerate(norms):
@@ -227,7 +238,10 @@ def write_statistics(model: str, norms: Mapping[str, _BatchNorm], pool: Pool) ->
     parts = zip(norms.values(), counts, pool.mean.split(pool.sizes), variance.split(pool.sizes), strict=True)
     with torch.no_grad():
         for norm, count, mean, var in parts:
-            if count:
+            if count and is_dynamic(norm):
+                norm.put("running_mean", mean)
+                norm.put("running_var", var)
+            elif count:
                 assert norm.running_mean is not None
                 assert norm.running_var is not None
                 norm.running_mean.copy_(mean)

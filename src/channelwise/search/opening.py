@@ -69,7 +69,7 @@ def open_study(
     if direction not in ("maximize", "minimize"):
         raise InvalidArgumentError(f"direction must be 'maximize' or 'minimize', not {direction!r}.")
     chosen = strategies.get(strategy)
-    key = Key(model, space.structure.digest(), space.targets, direction, _plain(options or {}))
+    key = Key(model, space.digest(), space.targets, direction, _plain(options or {}))
     header = Header(
         model=model, digest=key.digest, targets=space.targets, direction=direction, options=dict(key.options),
         strategy=chosen.name, seed=int(seed),

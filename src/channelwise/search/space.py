@@ -66,6 +66,15 @@ class Space:
         self._listed = self._list()
         self._check_together()
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The largest count of every group."""
+        return self.structure.full()
+
+    def digest(self) -> str:
+        """A fingerprint of the network that the candidates are of."""
+        return self.structure.digest()
+
     def project(self, vector: np.ndarray) -> np.ndarray:
         """Counts (groups,) near a vector (dims,) whose costs are within 0.5 % of every target, or as near as it gets.
 

@@ -65,7 +65,7 @@ class SearchStudy:
         self.exhausted = False
         self._storage, self._id, self._strategy = storage, study_id, strategy
         self._seed, self._budget, self._describe = seed, budget, describe
-        self._sizes = space.structure.full()
+        self._sizes = space.sizes
         self._priors = _different([space.candidate(prior) for prior in priors])
         self._trials: dict[int, Trial] = {}
         self._known: dict[int, Known] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -31,6 +32,27 @@ def fix_convolution(module: Any, sizes: Kept) -> None:
     first, second = ("in_channels", "out_channels") if module.transposed else ("out_channels", "in_channels")
     setattr(module, first, rows)
     setattr(module, second, columns * groups)
+    kernel = tuple(weight[2:])
+    if kernel != module.kernel_size and len(kernel) == 2 and kernel[0] == kernel[1]:
+        # Loaded from a subnet of a supernet, whose kernel is the middle of the original's.
+        module.__dict__.update(kernel_attributes(module.__dict__, module.dilation, kernel[0]))
+
+
+def kernel_attributes(original: Mapping[str, Any], dilation: tuple[int, ...], side: int) -> dict[str, Any]:
+    """``kernel_size`` and ``padding`` of a convolution with a kernel of ``side``."""
+    full, padding = original["kernel_size"][0], original["padding"]
+    if not isinstance(padding, str):
+        padding = tuple(p - (full - side) // 2 * d for p, d in zip(padding, dilation, strict=True))
+    both = [d * (side - 1) // 2 for d in dilation]
+    if isinstance(padding, str):
+        reversed_twice = [amount for one in reversed(both) for amount in (one, one)]
+    else:
+        reversed_twice = [amount for p in reversed(padding) for amount in (p, p)]
+    return {
+        "kernel_size": (side, side),
+        "padding": padding,
+        "_reversed_padding_repeated_twice": type(original["_reversed_padding_repeated_twice"])(reversed_twice),
+    }
 
 
 @fixer(nn.Linear, attributes=("in_features", "out_features"))

@@ -19,7 +19,7 @@ from channelwise.methods.ofa.layers import (
     DynamicPReLU,
 )
 from channelwise.methods.ofa.pruner import OFAPruner
-from channelwise.methods.ofa.sandwich import sandwich
+from channelwise.methods.ofa.sandwich_rule import sandwich
 
 __all__ = [
     "Choice", "Dynamic", "DynamicBatchNorm1d", "DynamicBatchNorm2d", "DynamicBatchNorm3d", "DynamicConv1d",

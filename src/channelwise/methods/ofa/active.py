@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,19 +11,19 @@ import torch
 class Part:
     """The active slots of one tensor; immutable, so copies of a model share it.
 
-    ``prefix`` are slices along the leading axes, ``index`` sorted slots by axis where they are no prefix. ``columns``
-    (rows, columns) say for a grouped convolution which columns every active row keeps.
+    ``prefix`` are pairs (axis, length), ``index`` sorted slots by axis where they are no prefix. ``columns`` (rows,
+    columns) say for a grouped convolution which columns every active row keeps.
     """
 
     __slots__ = ("_elsewhere", "columns", "index", "prefix")
 
     def __init__(
         self,
-        prefix: tuple[slice, ...] | None = None,
+        prefix: Sequence[tuple[int, int]] = (),
         index: Mapping[int, torch.Tensor] | None = None,
         columns: torch.Tensor | None = None,
     ) -> None:
-        self.prefix = prefix
+        self.prefix = tuple(prefix)
         self.index = dict(index or {})
         self.columns = columns
         self._elsewhere: dict[tuple[int, torch.device], torch.Tensor] = {}
@@ -54,8 +54,8 @@ def take_active(tensor: torch.Tensor, part: Part | None) -> torch.Tensor:
     """The active slots of ``tensor``. Gradients flow to them; those of all other slots are exactly zero."""
     if part is None:
         return tensor
-    if part.prefix is not None:
-        tensor = _Prefix.apply(tensor, part.prefix) if tensor.requires_grad else tensor[part.prefix]
+    for axis, length in part.prefix:
+        tensor = tensor.narrow(axis, 0, length)
     for axis in part.index:
         tensor = tensor.index_select(axis, part.at(axis, tensor.device))
     if part.columns is not None:
@@ -71,26 +71,8 @@ def put_active(whole: torch.Tensor, part: Part | None, value: torch.Tensor) -> N
         if part is None:
             if value is not whole:
                 whole.copy_(value)
-        elif part.is_view:
-            target = whole if part.prefix is None else whole[part.prefix]
-            if target.data_ptr() != value.data_ptr():
-                target.copy_(value)
-        else:
+        elif not part.is_view:
             ((axis, _),) = part.index.items()
-            whole.index_copy_(axis, part.at(axis, whole.device), value)
-
-
-class _Prefix(torch.autograd.Function):
-    """``tensor[prefix]`` of several axes at once: one zero-filled gradient instead of one per axis."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, prefix: tuple[slice, ...]) -> torch.Tensor:
-        ctx.shape, ctx.prefix = tensor.shape, prefix
-        return tensor[prefix].clone(memory_format=torch.preserve_format)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        (grad,) = grads
-        whole = grad.new_zeros(ctx.shape)
-        whole[ctx.prefix] = grad
-        return whole, None
+            whole.index_copy_(axis, part.at(axis, whole.device), value.to(whole))
+        elif value._base is not whole:
+            take_active(whole, part).copy_(value)

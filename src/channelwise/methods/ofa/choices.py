@@ -144,12 +144,11 @@ class SearchSpace:
             if name not in self.position:
                 raise InvalidArgumentError(f"{name!r} is no choice of this supernet; see print(search_space).")
             choice = choices[self.position[name]]
-            left = sorted(set(wanted))
-            if not left or not set(left) <= set(choice.candidates):
-                raise InvalidArgumentError(
-                    f"{name!r} can be {list(choice.candidates)}; {list(wanted)} is no part of that."
-                )
-            choices[self.position[name]] = replace(choice, candidates=tuple(left))
+            given = list(wanted) if isinstance(wanted, Collection) and not isinstance(wanted, str) else []
+            left = tuple(value for value in choice.candidates if value in given)
+            if not left or any(value not in left for value in given):
+                raise InvalidArgumentError(f"{name!r} can be {list(choice.candidates)}; {wanted!r} is no part of that.")
+            choices[self.position[name]] = replace(choice, candidates=left)
         return SearchSpace(self.structure, choices)
 
     def digest(self) -> str:

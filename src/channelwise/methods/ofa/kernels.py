@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -35,23 +34,6 @@ def kernel_candidates(conv: nn.Module) -> tuple[int, ...]:
     return tuple(range(SMALLEST, side + 1, 2))
 
 
-def kernel_attributes(original: Mapping[str, Any], dilation: tuple[int, ...], side: int) -> dict[str, Any]:
-    """``kernel_size`` and ``padding`` of a convolution with a kernel of ``side``."""
-    full, padding = original["kernel_size"][0], original["padding"]
-    if not isinstance(padding, str):
-        padding = tuple(p - (full - side) // 2 * d for p, d in zip(padding, dilation, strict=True))
-    both = [d * (side - 1) // 2 for d in dilation]
-    if isinstance(padding, str):
-        reversed_twice = [amount for one in reversed(both) for amount in (one, one)]
-    else:
-        reversed_twice = [amount for p in reversed(padding) for amount in (p, p)]
-    return {
-        "kernel_size": (side, side),
-        "padding": padding,
-        "_reversed_padding_repeated_twice": type(original["_reversed_padding_repeated_twice"])(reversed_twice),
-    }
-
-
 class ElasticKernel:
     """A convolution whose kernel may be the middle of the full one, through learned matrices (identity at first)."""
 
@@ -79,7 +61,7 @@ class ElasticKernel:
             return weight
         active = conv.kernel_size[0]
         for small, large in reversed(list(pairwise(self.elastic_sides))):
-            matrix = conv._parameters[_matrix_name(large, small)]
+            matrix = getattr(conv, _matrix_name(large, small))
             if large > active:
                 border = (large - small) // 2
                 middle = weight[..., border : border + small, border : border + small]
@@ -96,9 +78,13 @@ class ElasticKernel:
         conv: Any = self
         names = [_matrix_name(large, small) for small, large in pairwise(self.elastic_sides)]
         if not any(prefix + name in state_dict for name in names):
-            added = {prefix + name: torch.eye(len(conv._parameters[name])) for name in names}
+            added = {prefix + name: _identity(conv._parameters[name]) for name in names}
             state_dict = {**state_dict, **added}
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *others)  # type: ignore[misc]
+
+
+def _identity(matrix: torch.Tensor) -> torch.Tensor:
+    return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
 
 
 def _matrix_name(large: int, small: int) -> str:

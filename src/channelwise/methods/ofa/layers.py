@@ -6,7 +6,7 @@ Parameters and buffers keep the names and shapes of the full layer, so checkpoin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,10 @@ class Dynamic:
         """The active slots of the parameter or buffer ``name``; None if the module has none."""
         tensor = getattr(self, name)
         return tensor if tensor is None else take_active(tensor, self._active.get(name))
+
+    def put(self, name: str, value: torch.Tensor) -> None:
+        """Write the active slots of the buffer ``name``."""
+        put_active(getattr(self, name), self._active.get(name), value)
 
 
 class _DynamicConv(Dynamic, ElasticKernel):
@@ -104,8 +108,8 @@ class _DynamicBatchNorm(Dynamic):
             batch, factor, norm.eps,
         )  # fmt: skip
         if norm.training and kept and mean is not None and variance is not None:
-            put_active(norm.running_mean, self._active.get("running_mean"), mean)
-            put_active(norm.running_var, self._active.get("running_var"), variance)
+            self.put("running_mean", mean)
+            self.put("running_var", variance)
         return output
 
 
@@ -143,9 +147,17 @@ class DynamicPReLU(Dynamic, nn.PReLU):
 
 
 class DynamicModule(Dynamic):
-    """Any other module, run while its own tensors are replaced by their active parts."""
+    """Any other module, run while its own tensors are replaced by their active parts.
 
-    original: type[nn.Module]
+    Its hooks see the parts, too: some compute a weight. Only what runs inside a call does: a function of the module that
+    gradient checkpointing calls again later, on its own, finds the whole tensors.
+    """
+
+    _static: type[nn.Module]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._narrowed():
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with self._narrowed():
@@ -154,22 +166,25 @@ class DynamicModule(Dynamic):
     @contextmanager
     def _narrowed(self) -> Iterator[None]:
         module: Any = self
-        buffers = {name: module._buffers[name] for name in self._active if name in module._buffers}
-        taken: dict[str, Any] = {name: self.active(name) for name in self._active}
-        # An entry of the instance goes before the parameter or buffer of the same name.
-        module.__dict__.update(taken)
+        active = self._active
+        # In a replica of DataParallel parameters are plain attributes.
+        stores = [(name, next(s for s in _stores(module) if name in s)) for name in active]
+        whole = {name: store[name] for name, store in stores}
+        for name, store in stores:
+            store[name] = take_active(whole[name], active[name])
+        module.__dict__["_active"] = {}
         try:
             yield
         finally:
-            for name in taken:
-                del module.__dict__[name]
-            for name, whole in buffers.items():
-                value = module._buffers[name] if module._buffers[name] is not whole else taken[name]
-                module._buffers[name] = whole
-                put_active(whole, self._active[name], value)
+            module.__dict__["_active"] = active
+            for name, store in stores:
+                value = store.get(name)
+                store[name] = whole[name]
+                if store is module._buffers and value is not None:
+                    put_active(whole[name], active[name], value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _new_dynamic, (type(self).original,), self.__dict__
+        return _new_dynamic, (type(self)._static,), self.__dict__
 
 
 _LAYERS: dict[type[nn.Module], type[nn.Module]] = {
@@ -187,14 +202,27 @@ _LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.GroupNorm: DynamicGroupNorm,
     nn.PReLU: DynamicPReLU,
 }
+_TENSORS = frozenset({"weight", "bias", "running_mean", "running_var"})
+_OTHERS: dict[type[nn.Module], type[nn.Module]] = {}
 
 
-def dynamic_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """The dynamic form of a module class; of a class that is not listed here, a subclass of it, made once."""
-    if cls not in _LAYERS:
-        _LAYERS[cls] = type(f"Dynamic{cls.__name__}", (DynamicModule, cls), {"original": cls, "__module__": __name__})
-    return _LAYERS[cls]
+def dynamic_class(cls: type[nn.Module], tensors: Iterable[str]) -> type[nn.Module]:
+    """The dynamic form of a module class; a subclass of it, made once, if the class or one of its tensors is unusual.
+
+    Arguments:
+        tensors: local names of the tensors that can be narrowed.
+    """
+    if cls in _LAYERS and _TENSORS.issuperset(tensors):
+        return _LAYERS[cls]
+    if cls not in _OTHERS:
+        _OTHERS[cls] = type(f"Dynamic{cls.__name__}", (DynamicModule, cls), {"_static": cls, "__module__": __name__})
+    return _OTHERS[cls]
+
+
+def _stores(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    return module._parameters, module._buffers, module.__dict__
 
 
 def _new_dynamic(cls: type[nn.Module]) -> nn.Module:
-    return dynamic_class(cls).__new__(dynamic_class(cls))
+    made = dynamic_class(cls, ["anything"])
+    return made.__new__(made)

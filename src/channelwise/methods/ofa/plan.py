@@ -13,9 +13,10 @@ from torch import nn
 from channelwise.graph.structure import Group, Size, Structure, TensorInfo
 from channelwise.methods.ofa.active import Part
 from channelwise.methods.ofa.choices import SearchSpace
-from channelwise.methods.ofa.kernels import kernel_attributes
+from channelwise.methods.ofa.layers import dynamic_class
 from channelwise.surgery.attributes import Kept as Sizes
 from channelwise.surgery.attributes import Shape, fixer_of, owned_tensors
+from channelwise.surgery.fixers import kernel_attributes
 from channelwise.widths import part_count
 
 # So many combinations of a module's choices are remembered: layers behind long concatenations have many.
@@ -123,6 +124,11 @@ class ModulePlan:
     kernel: int = -1
     known: dict[tuple[int, ...], dict[str, Any]] = field(default_factory=dict, repr=False)
 
+    @property
+    def dynamic(self) -> type[nn.Module]:
+        """What the module is in a supernet: of another class only if it has tensors to narrow."""
+        return dynamic_class(self.cls, self.tensors) if self.tensors else self.cls
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "known": {}}
 
@@ -137,7 +143,8 @@ class Plans:
     def activate(self, modules: Sequence[nn.Module], values: Sequence[int]) -> None:
         """Make these values (choices,) active in the modules, which follow the plans, in place."""
         kept = None
-        for plan, module in zip(self.modules, modules, strict=True):
+        # Children first: the attributes of a parametrized layer follow from the weight that its children compute.
+        for plan, module in zip(reversed(self.modules), reversed(modules), strict=True):
             key = tuple([values[i] for i in plan.choices])
             state = plan.known.get(key)
             if state is None:
@@ -268,23 +275,21 @@ def _part(info: TensorInfo, axes: Mapping[int, Layout], kept: Kept) -> Part | No
     columns = None
     if info.blocks > 1 and 1 in masks:
         columns = _columns(info, masks.pop(1), masks.get(0))
-    prefix, index = [slice(None)] * len(info.shape), {}
+    prefix, index = [], {}
     for axis, mask in masks.items():
         count = int(mask.sum())
         if count == len(mask):
             continue
         if mask[:count].all():
-            prefix[axis] = slice(count)
+            prefix.append((axis, count))
         else:
             index[axis] = torch.from_numpy(np.flatnonzero(mask))
     if columns is not None and (columns == np.arange(columns.shape[1])).all():
-        prefix[1] = slice(columns.shape[1]) if columns.shape[1] < info.shape[1] else slice(None)
+        prefix += [(1, columns.shape[1])] if columns.shape[1] < info.shape[1] else []
         columns = None
-    while prefix and prefix[-1] == slice(None):
-        prefix.pop()
     if not prefix and not index and columns is None:
         return None
-    return Part(tuple(prefix) or None, index, None if columns is None else torch.from_numpy(columns))
+    return Part(prefix, index, None if columns is None else torch.from_numpy(columns))
 
 
 def _columns(info: TensorInfo, mask: np.ndarray, rows: np.ndarray | None) -> np.ndarray:

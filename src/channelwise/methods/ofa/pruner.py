@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +13,16 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from channelwise.batches import ForwardFn
 from channelwise.channel_graph import trace
 from channelwise.errors import InvalidArgumentError
 from channelwise.files import write_json
 from channelwise.methods.arguments import check_path
+from channelwise.methods.evaluation import EvalFn
 from channelwise.methods.ofa.building import checked_supernet, search_space
 from channelwise.methods.ofa.choices import SearchSpace, Setting, SpaceFile
+from channelwise.methods.ofa.pareto import Pareto, load_pareto, save_pareto
+from channelwise.methods.ofa.search import Effort, Evaluation, search_subnets
 from channelwise.methods.ofa.supernet import MARK, Supernet, bare
 from channelwise.ranking import Criterion, get
 
@@ -55,6 +59,10 @@ class OFAPruner:
     ) -> None:
         get(ranking)
         check_path("folder", folder)
+        if isinstance(model, nn.Module) and MARK in bare(model).__dict__:
+            raise InvalidArgumentError(
+                "model is a supernet already: give the model it was made from, or a subnet from get_static_subnet()."
+            )
         self._graph = trace(model, inputs)
         self._inputs = inputs
         self._name = type(self._graph.model).__name__
@@ -198,6 +206,110 @@ class OFAPruner:
             norm.momentum = None
             norm.training = True
 
+    def run_evolutionary_search(
+        self,
+        ofa_model: nn.Module,
+        calibration_fn: Callable[..., Any] | None = None,
+        calib_args: Sequence[Any] = (),
+        eval_fn: EvalFn | None = None,
+        eval_args: Sequence[Any] = (),
+        evaluation_metric: str = "acc1",
+        min_or_max_metric: str = "max",
+        min_flops: float | None = None,
+        max_flops: float | None = None,
+        flops_step: float | None = None,
+        parent_popu_size: int = 16,
+        iteration: int = 10,
+        mutate_size: int = 8,
+        mutate_prob: float = 0.2,
+        crossover_size: int = 4,
+        *,
+        min_macs: float | None = None,
+        max_macs: float | None = None,
+        macs_step: float | None = None,
+        loader: Any = None,
+        batches: int | None = None,
+        forward_fn: ForwardFn | None = None,
+        strategy: Any = None,
+        seed: int = 0,
+        gpus: Sequence[int | str] | None = None,
+        workers: int | None = None,
+        executor: str | None = None,
+        storage: Any = None,
+        forced: bool = False,
+    ) -> Pareto:
+        """The best subnet of every size between two budgets, by evolution over the whole window.
+
+        Every subnet is extracted, its batch norms are re-estimated, and it is scored; the supernet stays as it is.
+        Scores are kept in ``<folder>/<ModelClass>.ofa`` as they come: an interrupted search goes on, more ``iteration``
+        later add subnets, and nothing is evaluated twice. A supernet that was trained on is searched anew.
+
+        Args:
+            ofa_model: The trained supernet, or a wrapper around it.
+            calibration_fn: Called as ``calibration_fn(subnet, *calib_args)`` to re-estimate batch norms in place;
+                without it they are re-estimated on ``loader`` by `channelwise.recovery.recalibrate`.
+            calib_args: What ``calibration_fn`` takes after the model.
+            eval_fn: Called as ``eval_fn(subnet, *eval_args)`` with a model in eval mode; returns a number.
+            eval_args: What ``eval_fn`` takes after the model.
+            evaluation_metric: The name of that number in the result.
+            min_or_max_metric: "max" if larger is better, else "min".
+            min_flops, max_flops: The window, MACs of one sample in millions; by default all that can be reached.
+            flops_step: Width of a bucket, of which the best subnet is returned, in millions of MACs; 10 by default.
+            parent_popu_size: Subnets of the first generation.
+            iteration: Generations after it.
+            mutate_size, crossover_size: Children of one and of two parents in a generation.
+            mutate_prob: The probability that a mutation changes a choice.
+            min_macs, max_macs, macs_step: Other names of the three arguments in FLOPs.
+            loader, batches, forward_fn, gpus, workers, executor: As in `OneStepPruningRunner.search`.
+            strategy: Instead of the evolution, one of `channelwise.search`.
+            seed: With one worker, the same seed gives the same subnets.
+            storage: As in `OneStepPruningRunner`.
+            forced: Begin this search anew.
+
+        Returns:
+            By MACs in millions, rounded to ``flops_step`` ("230", "240"): ``net_id``, ``mode``, the metric under its
+            own name, ``flops`` and ``macs`` and ``params`` in millions, ``subnet_setting``.
+
+        Raises:
+            InvalidArgumentError: an argument is wrong.
+            UnreachableTargetError: no subnet is in the window; with the reachable range.
+            EvaluationError, ResultsFileError: as in `OneStepPruningRunner.search`.
+        """
+        supernet = self._supernet_of(ofa_model)
+        evaluation = Evaluation(
+            calibration_fn, calib_args, eval_fn, eval_args, evaluation_metric, min_or_max_metric,  # type: ignore[arg-type]
+            loader, batches, forward_fn, gpus, workers, executor,
+        )  # fmt: skip
+        space = supernet.space
+        low = _one_of("min_flops", min_flops, "min_macs", min_macs, float(space.macs(space.minimum)) / 1e6)
+        high = _one_of("max_flops", max_flops, "max_macs", max_macs, float(space.macs(space.maximum)) / 1e6)
+        step = _one_of("flops_step", flops_step, "macs_step", macs_step, 10)
+        effort = Effort(parent_popu_size, iteration, mutate_size, mutate_prob, crossover_size)
+        place = storage if storage is not None else self._folder / f"{self._name}.ofa"
+        return search_subnets(
+            supernet, bare(ofa_model), evaluation, (low, high), step, effort, name=self._name, storage=place,
+            strategy=strategy, seed=seed, forced=bool(forced), quiet=self._quiet,
+        )  # fmt: skip
+
+    def save_subnet_config(self, pareto: Pareto, path: str | os.PathLike[str]) -> None:
+        """Write the result of a search as JSON that people can read, whole or not at all.
+
+        Raises:
+            InvalidArgumentError: it is no such result.
+            ResultsFileError: it cannot be written.
+        """
+        check_path("path", path)
+        save_pareto(pareto, path)
+
+    def load_subnet_config(self, path: str | os.PathLike[str]) -> Pareto:
+        """Read what `save_subnet_config` wrote. If there is a supernet, the settings have to be of it.
+
+        Raises:
+            ResultsFileError: no such file, damaged, of another version, or of another supernet.
+        """
+        check_path("path", path)
+        return load_pareto(path, self._latest.built if self._latest is not None else None)
+
     def _supernet(self) -> Supernet:
         if self._latest is None:
             raise InvalidArgumentError("There is no supernet yet: call ofa_model() first.")
@@ -224,9 +336,15 @@ class OFAPruner:
         return random._inst
 
 
-def _candidates(space: SearchSpace, wanted: Any) -> dict[str, list[int]]:
+def _one_of(name: str, value: Any, other: str, another: Any, default: float) -> Any:
+    if value is not None and another is not None:
+        raise InvalidArgumentError(f"{name} and {other} are two names of one argument: give one of them.")
+    return next((given for given in (value, another) if given is not None), default)
+
+
+def _candidates(space: SearchSpace, wanted: Any) -> dict[str, Any]:
     if isinstance(wanted, Mapping):
-        return {name: list(values) for name, values in wanted.items()}
+        return dict(wanted)
     space.values(wanted)
     keys = {"width": "candidate_out_channel_list", "kernel": "candidate_kernel_size_list"}
-    return {choice.name: list(entry[keys[choice.kind]]) for choice, entry in zip(space.choices, wanted, strict=True)}
+    return {choice.name: entry.get(keys[choice.kind]) for choice, entry in zip(space.choices, wanted, strict=True)}

@@ -14,18 +14,20 @@ from channelwise.channel_graph import ChannelGraph
 from channelwise.errors import InvalidArgumentError
 from channelwise.graph.structure import Structure
 from channelwise.methods.ofa.choices import SearchSpace
-from channelwise.methods.ofa.kernels import ElasticKernel, kernel_attributes
-from channelwise.methods.ofa.layers import dynamic_class
+from channelwise.methods.ofa.kernels import ElasticKernel
 from channelwise.methods.ofa.plan import ModulePlan, Plans
 from channelwise.methods.ofa.sorting import importance_order, prefix, sorted_tensors
 from channelwise.modelcheck import describe
 from channelwise.ranking import Criterion, Weights, bind
 from channelwise.selection import Selection
 from channelwise.surgery.clone import clone_module, stand_in
+from channelwise.surgery.fixers import kernel_attributes
 from channelwise.surgery.slim import slim_model
 
 MARK = "_channelwise_supernet"
 """The attribute of a supernet's model that says which search space it was built with."""
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class Supernet:
@@ -68,6 +70,10 @@ class Supernet:
         for name, side in self.built.kernels(values).items():
             _give_kernel(static.get_submodule(name), self._plan(name), side)
         return static
+
+    def values(self, named: Mapping[str, int]) -> np.ndarray:
+        """Values (choices,) from those by name of the choice."""
+        return np.array([named[name] for name in self.built.names], int)
 
     def selection(self, values: np.ndarray) -> Selection:
         """The channels of the sorted network that a subnet has."""
@@ -117,7 +123,7 @@ def build_supernet(
     for plan in plans.modules:
         module = modules[plan.name]
         if plan.tensors:
-            module.__class__ = dynamic_class(plan.cls)
+            module.__class__ = plan.dynamic
             module.__dict__.update(plan.original)
         if plan.kernel >= 0:
             ElasticKernel.add_matrices(module, space.choices[plan.kernel].candidates)
@@ -127,21 +133,21 @@ def build_supernet(
 
 
 def bare(model: Any) -> nn.Module:
-    """The model without the wrappers of parallel training and of ``torch.compile``."""
+    """The model without wrappers: those of parallel training, ``torch.compile``, or one around a supernet (an EMA)."""
     while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif isinstance(model, nn.Module) and "_orig_mod" in model._modules:
-            model = model._modules["_orig_mod"]
-        elif isinstance(model, nn.Module):
-            return model
-        else:
+        if not isinstance(model, nn.Module):
             raise InvalidArgumentError(f"ofa_model must be the model that ofa_model() returned, not {describe(model)}.")
+        inner = model._modules.get("_orig_mod", model._modules.get("module"))
+        if MARK in model.__dict__ or inner is None:
+            return model
+        if not isinstance(model, _WRAPPERS) and "_orig_mod" not in model._modules and MARK not in bare(inner).__dict__:
+            return model
+        model = inner
 
 
 def _module(modules: Mapping[str, nn.Module], plan: ModulePlan, model: nn.Module) -> nn.Module:
     module = modules.get(plan.name)
-    if module is None or not isinstance(module, dynamic_class(plan.cls) if plan.tensors else plan.cls):
+    if module is None or not isinstance(module, plan.dynamic):
         raise InvalidArgumentError(
             f"ofa_model is no supernet of this pruner: {plan.name or type(model).__name__} is "
             f"{'missing' if module is None else type(module).__name__}. Give the model that pruner.ofa_model() "

@@ -40,11 +40,10 @@ def sandwich(
     if not is_number(n_random) or n_random != int(n_random) or n_random < 0:
         raise InvalidArgumentError(f"n_random={n_random!r}: must be a whole number of at least 0.")
     modes: list[Mode] = ["max", "min", *["random"] * int(n_random)]  # type: ignore[list-item]
+    wrapped = getattr(ofa_model, "_orig_mod", ofa_model)
+    parallel = wrapped if isinstance(wrapped, nn.parallel.DistributedDataParallel) else None
     for number, mode in enumerate(modes):
         seed = None if step is None else 1009 * int(step) + number
         last = number == len(modes) - 1
-        alone = nullcontext() if last or not isinstance(ofa_model, nn.parallel.DistributedDataParallel) else (
-            ofa_model.no_sync()
-        )  # fmt: skip
-        with alone:
+        with nullcontext() if parallel is None or last else parallel.no_sync():
             yield pruner.sample_subnet(ofa_model, mode, seed=seed if mode == "random" else None)
