@@ -1,8 +1,8 @@
-"""Pruned ResNet-50, Inception v3 and MobileNetV2 at the compute of published results, each one checked.
+"""Pruned ResNet-50, Inception v3, MobileNetV2 and YOLOv5m at the compute of published results, each one checked.
 
-For every row: the MACs against the published figure, the slim model against the sparse one, and a training step
-including auxiliary heads. Without ``--weights`` networks have random weights: the rows are about compute and
-correctness then, not about accuracy.
+For every row: the MACs against the published figure, the slim model against the sparse one (a subnet of once-for-all
+against what its supernet runs), and a training step including auxiliary heads. Without ``--weights`` networks have
+random weights: the rows are about compute and correctness then, not about accuracy.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from yolov5 import yolov5m
 
 import channelwise as cw
-from pytorch_nndct import IterativePruningRunner, OneStepPruningRunner
+from pytorch_nndct import IterativePruningRunner, OFAPruner, OneStepPruningRunner
 
 log = logging.getLogger("zoo_targets")
 
@@ -51,6 +52,7 @@ NETWORKS = {
         lambda: torchvision.models.inception_v3(weights=None, init_weights=False, aux_logits=True), 299, 95
     ),
     "mobilenet_v2": Network(lambda: torchvision.models.mobilenet_v2(weights=None), 224, 64),
+    "yolov5m": Network(yolov5m, 640, 64),
 }
 ROWS = [
     Row("resnet50", "iterative", 0.75, 3.06e9),
@@ -61,6 +63,11 @@ ROWS = [
     Row("inception_v3", "one_step", 0.65, 3.12e9),
     Row("mobilenet_v2", "iterative", 0.75, 226.42e6),
     Row("mobilenet_v2", "one_step", 0.76, 228.47e6),
+    Row("resnet50", "ofa", 0.77, 3.15e9),
+    Row("resnet50", "ofa", 0.54, 2.23e9),
+    Row("mobilenet_v2", "ofa", 0.74, 222.46e6),
+    Row("yolov5m", "iterative", 0.8, 17.09e9),
+    Row("yolov5m", "ofa", 0.8, 17.10e9),
 ]
 
 
@@ -74,18 +81,17 @@ def untrained_but_alive(model: nn.Module, pixels: int) -> None:
     cw.recovery.recalibrate(model, [torch.randn(16, 3, pixels, pixels, generator=generator)])
 
 
-def logits(output: object) -> list[Tensor]:
-    """The tensors of an output: Inception v3 returns two while it trains."""
+def outputs(output: object) -> list[Tensor]:
+    """The tensors of an output: Inception v3 returns two while it trains, YOLOv5 maps, and boxes before them."""
     if isinstance(output, Tensor):
         return [output]
-    assert isinstance(output, tuple)
-    return [t for t in output if t is not None]
+    return [tensor for part in output for tensor in outputs(part)] if isinstance(output, (tuple, list)) else []
 
 
 def agreement(model: nn.Module, images: Tensor, wanted: Tensor) -> float:
     """How near the outputs are to the dense network's: 1 for the same, smaller for others. Needs no labels."""
     with torch.inference_mode():
-        return 1 - float(F.mse_loss(model(images), wanted) / wanted.var())
+        return 1 - float(F.mse_loss(outputs(model(images))[0], wanted) / wanted.var())
 
 
 def trains(model: nn.Module, images: Tensor) -> bool:
@@ -93,8 +99,8 @@ def trains(model: nn.Module, images: Tensor) -> bool:
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     labels = torch.arange(len(images)) % 10
-    loss = sum(F.cross_entropy(output, labels) for output in logits(model(images)))
-    assert isinstance(loss, Tensor)
+    losses = [F.cross_entropy(t, labels) if t.dim() == 2 else t.square().mean() for t in outputs(model(images))]
+    loss = torch.stack(losses).sum()
     loss.backward()
     reached = all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     optimizer.step()
@@ -105,29 +111,45 @@ def trains(model: nn.Module, images: Tensor) -> bool:
 def difference(one: nn.Module, other: nn.Module, images: Tensor) -> float:
     """The largest difference of two models' outputs, relative to the largest output."""
     with torch.inference_mode():
-        a, b = one.eval()(images), other.eval()(images)
+        a, b = outputs(one.eval()(images))[0], outputs(other.eval()(images))[0]
     return float((a - b).abs().max() / a.abs().max())
 
 
-def pruned(row: Row, model: nn.Module, share: float, options: argparse.Namespace) -> nn.Module:
-    """The slim model of a row."""
+def pruned(row: Row, model: nn.Module, share: float, options: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
+    """The slim model of a row, and another one that has to compute the same."""
     network = NETWORKS[row.network]
     generator = torch.Generator().manual_seed(0)
     small = torch.randn(4, 3, network.quick_pixels, network.quick_pixels, generator=generator)
     inputs = torch.randn(1, 3, network.pixels, network.pixels, generator=generator)
     with torch.inference_mode():
-        wanted = model(small)
+        wanted = outputs(model(small))[0]
     folder = options.output / ".vai"
     if row.method == "iterative":
         iterative = IterativePruningRunner(model, inputs, folder=folder, quiet=True)
         iterative.ana(agreement, args=(small, wanted))
-        return iterative.prune(removal_ratio=1 - share, mode="slim")
+        return with_sparse(network, iterative.prune(removal_ratio=1 - share, mode="slim"))
+    if row.method == "ofa":
+        pruner = OFAPruner(model, inputs, folder=folder, quiet=True)
+        supernet = pruner.ofa_model([0.5, 0.75, 1], 8).eval()
+        found = pruner.run_evolutionary_search(
+            supernet, None, (), agreement, (small, wanted), "agreement", "max", 0.995 * row.macs / 1e6,
+            1.005 * row.macs / 1e6, 1, parent_popu_size=options.num_subnet, iteration=0, loader=[small],
+        )  # fmt: skip
+        best = max(found.values(), key=lambda subnet: subnet["agreement"])["subnet_setting"]
+        return pruner.get_static_subnet(supernet, best)[0], pruner.set_subnet(supernet, best)
     runner = OneStepPruningRunner(model, inputs, folder=folder, quiet=True)
     runner.search(
         num_subnet=options.num_subnet, removal_ratio=1 - share, eval_fn=agreement, eval_args=(small, wanted),
         loader=[small], compensate=False,
     )  # fmt: skip
-    return runner.prune(removal_ratio=1 - share)
+    return with_sparse(network, runner.prune(removal_ratio=1 - share))
+
+
+def with_sparse(network: Network, slim: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The slim model, and the original one with zeros in the place of removed channels."""
+    sparse = network.build()
+    sparse.load_state_dict(slim.sparse_state_dict())  # type: ignore[operator]
+    return slim, sparse
 
 
 def check(row: Row, model: nn.Module, options: argparse.Namespace) -> tuple[str, bool]:
@@ -136,12 +158,10 @@ def check(row: Row, model: nn.Module, options: argparse.Namespace) -> tuple[str,
     images = torch.randn(2, 3, network.pixels, network.pixels, generator=torch.Generator().manual_seed(1))
     dense_macs = cw.trace(model, images[:1], verify=False).macs()
     start = time.perf_counter()
-    slim = pruned(row, model, row.macs / dense_macs, options)
+    slim, same = pruned(row, model, row.macs / dense_macs, options)
     seconds = time.perf_counter() - start
     macs = cw.trace(slim, images[:1], verify=False).macs()
-    sparse = network.build()
-    sparse.load_state_dict(slim.sparse_state_dict())  # type: ignore[operator]
-    apart = difference(slim, sparse, images)
+    apart = difference(slim, same, images)
     trained = trains(slim, images)
     params = sum(p.numel() for p in slim.parameters())
     met = abs(macs / row.macs - 1) <= 0.01 and apart <= 1e-4 and trained

@@ -26,14 +26,34 @@ def test_exported_names_exist() -> None:
         assert callable(getattr(pytorch_nndct, name))
 
 
-def test_names_that_do_not_exist_yet_are_not_offered() -> None:
-    with pytest.raises(ImportError):
-        from pytorch_nndct import OFAPruner  # noqa: F401
-
-
 def positional(function: object) -> dict[str, object]:
     parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
     return {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"}
+
+
+def test_arguments_of_once_for_all_have_the_original_names_and_order() -> None:
+    pruner = pytorch_nndct.OFAPruner
+    assert list(positional(pruner.ofa_model).items()) == [
+        ("expand_ratio", (0.5, 0.75, 1)),
+        ("channel_divisible", 8),
+        ("excludes", None),
+        ("auto_add_excludes", True),
+        ("save_search_space", False),
+    ]
+    assert list(positional(pruner.sample_subnet)) == ["ofa_model", "mode"]
+    assert list(positional(pruner.get_static_subnet)) == ["ofa_model", "setting"]
+    search = positional(pruner.run_evolutionary_search)
+    assert list(search)[:10] == [
+        "ofa_model", "calibration_fn", "calib_args", "eval_fn", "eval_args", "evaluation_metric", "min_or_max_metric",
+        "min_flops", "max_flops", "flops_step",
+    ]  # fmt: skip
+    assert list(search.items())[10:] == [
+        ("parent_popu_size", 16),
+        ("iteration", 10),
+        ("mutate_size", 8),
+        ("mutate_prob", 0.2),
+        ("crossover_size", 4),
+    ]
 
 
 def test_arguments_have_the_original_names_order_and_defaults() -> None:

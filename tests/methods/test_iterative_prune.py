@@ -398,7 +398,7 @@ def test_search_names_the_runner_that_has_it(runner: IterativePruningRunner) -> 
 
 
 @pytest.mark.parametrize("method", ["ofa", None])
-def test_methods_that_do_not_exist_yet_are_named(method: Any) -> None:
+def test_what_is_no_method_of_a_runner_is_named(method: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="must be 'iterative' or 'one_step'"):
         get_pruning_runner(wide(), INPUTS, method)
 

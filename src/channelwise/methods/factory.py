@@ -22,5 +22,7 @@ def get_pruning_runner(
         InvalidArgumentError: another method.
     """
     if method not in _RUNNERS:
-        raise InvalidArgumentError(f"method={method!r}: must be 'iterative' or 'one_step'.")
+        raise InvalidArgumentError(
+            f"method={method!r}: must be 'iterative' or 'one_step'. Once-for-all has no runner: use OFAPruner."
+        )
     return _RUNNERS[method](model, inputs, **options)
