@@ -149,8 +149,8 @@ class DynamicPReLU(Dynamic, nn.PReLU):
 class DynamicModule(Dynamic):
     """Any other module, run while its own tensors are replaced by their active parts.
 
-    Its hooks see the parts, too: some compute a weight. Only what runs inside a call does: a function of the module that
-    gradient checkpointing calls again later, on its own, finds the whole tensors.
+    Its hooks see the parts, too: some compute a weight. Outside of a call the tensors are whole, also for a function of
+    the module that gradient checkpointing calls again, on its own, in the backward pass.
     """
 
     _static: type[nn.Module]

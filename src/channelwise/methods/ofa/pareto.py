@@ -12,7 +12,7 @@ from channelwise.errors import InvalidArgumentError, ResultsFileError
 from channelwise.files import Record, read_json, write_json
 from channelwise.methods.ofa.choices import SearchSpace, Setting
 from channelwise.methods.ofa.evolution import FrontEvolution
-from channelwise.methods.ofa.window import WindowSpace, buckets
+from channelwise.methods.ofa.window import WindowSpace, bucket_name, buckets
 from channelwise.search import SearchResults
 
 Pareto = dict[str, dict[str, Any]]
@@ -33,7 +33,7 @@ def pareto(results: SearchResults, window: WindowSpace, metric: str, step: float
     for trial in reversed(results.ranked()):
         values = window.values(trial.counts)
         macs = float(window.space.macs(values))
-        found[str(int(buckets(macs, step)))] = {
+        found[bucket_name(int(buckets(macs, step)), step)] = {
             "net_id": f"net_{trial.number}",
             "mode": strategy.mode(trial.number) if isinstance(strategy, FrontEvolution) else "random",
             metric: trial.score,
@@ -42,7 +42,7 @@ def pareto(results: SearchResults, window: WindowSpace, metric: str, step: float
             "params": float(window.space.params(values)) / 1e6,
             "subnet_setting": window.space.setting(values),
         }
-    return dict(sorted(found.items(), key=lambda item: int(item[0])))
+    return dict(sorted(found.items(), key=lambda item: float(item[0])))
 
 
 def save_pareto(found: Any, path: str | os.PathLike[str]) -> None:

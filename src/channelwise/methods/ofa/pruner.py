@@ -71,7 +71,7 @@ class OFAPruner:
         self._quiet = quiet
         self._supernets: dict[str, Supernet] = {}
         self._latest: Supernet | None = None
-        self._drawn = 0
+        self._drawn = {True: 0, False: 0}
 
     def ofa_model(
         self,
@@ -142,8 +142,8 @@ class OFAPruner:
             ofa_model: The supernet, a copy of it, or a wrapper such as DistributedDataParallel around it.
             mode: "max", "min" or "random".
             seed: For "random": the same seed gives the same subnet. By default Python's ``random`` decides; under
-                ``torch.distributed`` a model in training mode gets the same subnets on every process, whatever their
-                random states are, if all call this equally often.
+                ``torch.distributed`` all processes get the same subnets, whatever their random states are, if all call
+                this equally often. Train and eval mode count for themselves, so one process may evaluate alone.
 
         Returns:
             The model given, and the setting: plain JSON, for `set_subnet` and `get_static_subnet`.
@@ -329,10 +329,10 @@ class OFAPruner:
     def _generator(self, model: nn.Module, seed: int | None) -> random.Random:
         if seed is not None:
             return random.Random(seed)
-        if model.training and torch.distributed.is_available() and torch.distributed.is_initialized():
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
             # Not the global generator: processes seed it differently. Evaluations on one process must not count.
-            self._drawn += 1
-            return random.Random(f"channelwise {self._drawn}")
+            self._drawn[model.training] += 1
+            return random.Random(f"channelwise {model.training} {self._drawn[model.training]}")
         return random._inst
 
 

@@ -172,5 +172,10 @@ class WindowSpace:
 
 
 def buckets(macs: Any, step: float) -> np.ndarray:
-    """MACs in millions, rounded to multiples of ``step`` millions."""
-    return np.asarray(np.floor(np.asarray(macs) / 1e6 / step + 0.5) * step).astype(int)
+    """The multiple of ``step`` million MACs that is nearest."""
+    return np.asarray(np.floor(np.asarray(macs) / 1e6 / step + 0.5)).astype(int)
+
+
+def bucket_name(bucket: int, step: float) -> str:
+    """The MACs of a bucket in millions: "230", or "1.85" if steps are smaller than a million."""
+    return f"{bucket * step:.10g}"
