@@ -39,7 +39,7 @@ def recalibrate(
 
     A batch norm that gets one value per channel, such as one behind global pooling in a batch of one sample, counts
     it but normalises with its old statistics, as it has to. Batch norms that do not run on these batches, and those
-    without running statistics, stay as they are. Of a supernet, the active channels of the active subnet are re-estimated.
+    without running statistics, stay as they are. Of a supernet, the channels of the active subnet are re-estimated.
 
     Args:
         model: The model; its batch norms are written to. Wrappers such as DistributedDataParallel may stay on.
@@ -79,8 +79,8 @@ class Pool:
     Laid out one batch norm after the other, so that a batch is pooled with a few operations for all of them.
     """
 
-    def __init__(self, norms: Sequence[_BatchNorm]) -> None:
-        buffers = [norm.active("running_mean") if is_dynamic(norm) else norm.running_mean for norm in norms]
+    def __init__(self, norms: Sequence[Any]) -> None:
+        buffers: list[Any] = [n.active("running_mean") if is_dynamic(n) else n.running_mean for n in norms]
         self.sizes = [buffer.numel() for buffer in buffers if buffer is not None]
         self._device = next(buffer.device for buffer in buffers if buffer is not None)
         wide = torch.float32 if self._device.type == "mps" else torch.float64
@@ -235,7 +235,7 @@ def write_statistics(model: str, norms: Mapping[str, _BatchNorm], pool: Pool) ->
                 f"the inputs of batch norm {name!r} held NaN or infinity (or too much for {norm.running_var.dtype}); "
                 "its statistics were left as they were. Is every batch finite? Half precision may overflow."
             )
-    parts = zip(norms.values(), counts, pool.mean.split(pool.sizes), variance.split(pool.sizes), strict=True)
+    parts: Any = zip(norms.values(), counts, pool.mean.split(pool.sizes), variance.split(pool.sizes), strict=True)
     with torch.no_grad():
         for norm, count, mean, var in parts:
             if count and is_dynamic(norm):
