@@ -12,6 +12,7 @@ from pathlib import Path
 import cifar_data
 import torch
 import torch.nn.functional as F
+from cifar_mobilenet import mobilenet_v2
 from cifar_resnet import resnet20, resnet56
 from torch import nn
 
@@ -19,7 +20,11 @@ import channelwise as cw
 from pytorch_nndct import IterativePruningRunner
 
 log = logging.getLogger("cifar10_iterative")
-ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {"resnet20": resnet20, "resnet56": resnet56}
+ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
+    "mobilenet_v2": mobilenet_v2,
+    "resnet20": resnet20,
+    "resnet56": resnet56,
+}
 
 
 @torch.inference_mode()

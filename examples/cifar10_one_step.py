@@ -31,7 +31,12 @@ def retrain(
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     steps = epochs * -(-len(images) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=lr, total_steps=max(steps, 2), pct_start=0.1, div_factor=10, final_div_factor=100
+        optimizer,
+        max_lr=lr,
+        total_steps=max(steps, 2),
+        pct_start=max(0.1, 2 / max(steps, 2)),
+        div_factor=10,
+        final_div_factor=100,
     )
     teacher.eval()
     done, start, reported = 0, time.perf_counter(), 0.0

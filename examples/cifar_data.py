@@ -40,8 +40,12 @@ class Images:
         device = self.labels.device
         order = torch.randperm(len(self), device=device) if augment else torch.arange(len(self), device=device)
         for chosen in order.split(size):
-            pixels = self.pixels[chosen]
-            yield normalised(crop_and_flip(pixels) if augment else pixels), self.labels[chosen]
+            yield self.batch(chosen, augment)
+
+    def batch(self, chosen: Tensor, augment: bool = False) -> tuple[Tensor, Tensor]:
+        """The images with these positions (N,), as `batches` gives them."""
+        pixels = self.pixels[chosen]
+        return normalised(crop_and_flip(pixels) if augment else pixels), self.labels[chosen]
 
 
 def normalised(pixels: Tensor) -> Tensor:
