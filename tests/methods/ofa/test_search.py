@@ -249,6 +249,15 @@ def test_any_vector_is_moved_into_a_narrow_window(pruner: OFAPruner, supernet: n
         assert np.array_equal(window.project(window.encode(values)), values)
 
 
+def test_a_subnet_is_found_in_a_very_narrow_window(tmp_path: Path) -> None:
+    pruner = OFAPruner(network(), IMAGES, folder=tmp_path, quiet=True)
+    pruner.ofa_model([n / 16 for n in range(4, 17)], 1, auto_add_excludes=False)
+    full = float(pruner.search_space.macs(pruner.search_space.maximum))
+    for middle in (0.31, 0.47, 0.62):
+        window = WindowSpace(pruner.search_space, (middle - 5e-4) * full, (middle + 5e-4) * full)
+        assert window.contains(window.project(np.full(window.dims, 0.9)))
+
+
 def test_proposals_depend_on_nothing_but_the_request(pruner: OFAPruner, supernet: nn.Module) -> None:
     full = float(pruner.search_space.macs(pruner.search_space.maximum))
     window: Any = WindowSpace(pruner.search_space, 0.3 * full, 0.8 * full)

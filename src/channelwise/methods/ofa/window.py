@@ -156,11 +156,39 @@ class WindowSpace:
         if self.high < least or self.low > most:
             raise self._nothing(least if self.high < least else most)
         rng = np.random.default_rng(0)
-        for attempt in range(64 * ATTEMPTS):
+        for attempt in range(8 * ATTEMPTS):
             found = self._walked(ends[attempt % 2], rng)
             if found is not None:
                 return found
-        raise self._nothing((self.low + self.high) / 2)
+        for _ in range(4 * ATTEMPTS):
+            values = self._approached(self.snapped(rng.random((1, self.dims)))[0])
+            if self.contains(values):
+                return values
+        raise self._nothing(float(self.space.macs(values)))
+
+    def _approached(self, values: np.ndarray) -> np.ndarray:
+        """As near to the middle of the window as single steps and pairs of them lead, each taking the best."""
+        middle = (self.low + self.high) / 2
+        while not self.contains(values):
+            single = self._neighbours(values)
+            around = np.concatenate([single, *(self._neighbours(one) for one in single)])
+            far = np.abs(self.space.macs(around) - middle)
+            best = int(np.argmin(far))
+            if far[best] >= abs(float(self.space.macs(values)) - middle):
+                break
+            values = around[best]
+        return values
+
+    def _neighbours(self, values: np.ndarray) -> np.ndarray:
+        """Values (subnets, choices) that are one step of one choice away."""
+        found = []
+        for i, ladder in zip(self._index, self._ladders, strict=True):
+            place = int(np.searchsorted(ladder, values[i]))
+            for other in (place - 1, place + 1):
+                if 0 <= other < len(ladder):
+                    found.append(values.copy())
+                    found[-1][i] = ladder[other]
+        return np.stack(found)
 
     def _nothing(self, nearest: float) -> UnreachableTargetError:
         low, high = (float(self.space.macs(v)) / 1e6 for v in (self.space.minimum, self.space.maximum))
