@@ -15,7 +15,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(STAMP)  ## train, prune, retrain and slim a small network on handwritten digits (about a minute once installed)
+demo: $(STAMP)  ## train and prune a small network on handwritten digits in all three ways (a minute or two once installed)
 	$(BIN)/python examples/digits_demo.py --output demo-output
 
 test: $(STAMP)  ## the tests, without those marked slow

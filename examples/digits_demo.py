@@ -1,4 +1,4 @@
-"""Prune a small network on scikit-learn's handwritten digits, iteratively and in one step, up to saved slim models."""
+"""Prune a network on handwritten digits in all three ways, up to saved slim models and a table."""
 
 from __future__ import annotations
 
@@ -8,105 +8,152 @@ import logging
 import shutil
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from digits import DigitsNet, Split, accuracy, digits, shifted, train
 from rich.console import Console
 from rich.table import Table
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import channelwise as cw
-from pytorch_nndct import IterativePruningRunner, OneStepPruningRunner
-
-Split = tuple[Tensor, Tensor]
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, projected where the shape changes."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels_out)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels_out)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or channels_in != channels_out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False), nn.BatchNorm2d(channels_out)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(y + self.shortcut(x))
+from channelwise.recovery.distillation import kd
+from pytorch_nndct import IterativePruningRunner, OFAPruner, OneStepPruningRunner
 
 
-class DigitsNet(nn.Module):
-    """A residual network for grey images (N, 1, 8, 8), ten classes."""
+@dataclass
+class Demo:
+    """The trained network, its data, and what the three methods made of it."""
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 64), blocks: int = 2) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, widths[0], 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(widths[0])
-        stages = []
-        for stage, (width_in, width) in enumerate(zip(widths[:1] + widths[:-1], widths, strict=True)):
-            stages.append(
-                nn.Sequential(
-                    ResidualBlock(width_in, width, stride=1 if stage == 0 else 2),
-                    *(ResidualBlock(width, width, stride=1) for _ in range(blocks - 1)),
-                )
-            )
-        self.stages = nn.Sequential(*stages)
-        self.classifier = nn.Linear(widths[-1], 10)
+    options: argparse.Namespace
+    console: Console
+    model: nn.Module
+    training: Split
+    held_out: Split
+    test: Split
+    models: dict[str, nn.Module] = field(default_factory=dict)
+    before_retraining: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    step: int = 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stages(F.relu(self.bn(self.conv(x))))
-        return self.classifier(x.mean(dim=(2, 3)))
+    @property
+    def example(self) -> Tensor:
+        """An input (1, 1, 8, 8)."""
+        return self.test[0][:1]
 
+    @property
+    def folder(self) -> Path:
+        """Where analyses and searches are kept."""
+        return Path(self.options.output) / ".vai"
 
-def digits(seed: int) -> tuple[Split, Split, Split]:
-    """The 1,797 images as (N, 1, 8, 8) in 0..1, split into 1,097 for training, 300 for analysis, 400 for tests."""
-    data = load_digits()
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(data.target)))
-    images = torch.from_numpy(data.images / 16).float().unsqueeze(1)[order]
-    labels = torch.from_numpy(data.target).long()[order]
-    train, held_out, test = (slice(0, 1097), slice(1097, 1397), slice(1397, None))
-    return (images[train], labels[train]), (images[held_out], labels[held_out]), (images[test], labels[test])
+    def say(self, what: str) -> None:
+        """Announce the next step."""
+        self.step += 1
+        self.console.print(f"[bold]{self.step}/{STEPS}[/] {what}")
 
 
-def shifted(images: Tensor) -> Tensor:
-    """Each batch moved by up to one pixel, the augmentation that suits digits."""
-    dy, dx = torch.randint(0, 3, (2,)).tolist()
-    return F.pad(images, (1, 1, 1, 1))[:, :, dy : dy + 8, dx : dx + 8]
+STEPS = 10
 
 
-def train(model: nn.Module, split: Split, epochs: int, lr: float, batch: int = 64) -> None:
-    """SGD with momentum and a one-cycle learning rate."""
-    images, labels = split
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+def iterative(demo: Demo) -> float:
+    """Analysis, pruning, retraining, a slim model saved and loaded. How far slim and sparse outputs are apart."""
+    options = demo.options
+    demo.say("iterative: analysing how much each group of channels matters")
+    runner = IterativePruningRunner(demo.model, demo.example, folder=demo.folder)
+    runner.ana(accuracy, args=(demo.held_out,), forced=True)
+    plot_sensitivity(demo.folder / "DigitsNet.sens", options.output / "sensitivity.png")
+
+    demo.say(f"removing {options.removal_ratio:.0%} of the MACs")
+    sparse = runner.prune(removal_ratio=options.removal_ratio, mode="sparse")
+    demo.before_retraining["iterative"] = accuracy(sparse, demo.test)
+
+    demo.say("retraining with the removed channels held at zero")
+    train(sparse, demo.training, options.retrain_epochs, lr=0.05)
+
+    demo.say("slimming, saving, reloading into a fresh original network")
+    slim = cw.load(DigitsNet(), sparse.slim_state_dict()).eval()
+    cw.save(slim, options.output / "model.safetensors")
+    reloaded = demo.models["iterative, reloaded"] = cw.load(DigitsNet(), options.output / "model.safetensors").eval()
+    with torch.inference_mode():
+        logits = {
+            name: net.eval()(demo.test[0]) for name, net in [("sparse", sparse), ("slim", slim), ("file", reloaded)]
+        }
+    difference = (logits["sparse"] - logits["slim"]).abs().max().item() / logits["sparse"].abs().max().item()
+    if difference > 1e-5:
+        demo.problems.append(f"the slim model differs from the sparse one by {difference:.1e} relative")
+    if not torch.equal(logits["slim"], logits["file"]):
+        demo.problems.append("the reloaded model differs from the saved one")
+    return difference
+
+
+def one_step(demo: Demo) -> None:
+    """A search without training, and a short retraining."""
+    options = demo.options
+    demo.say(f"one-step: searching {options.num_subnet} networks of the same compute, without training")
+    runner = OneStepPruningRunner(demo.model, demo.example, folder=demo.folder)
+    runner.search(
+        num_subnet=options.num_subnet, removal_ratio=options.removal_ratio, eval_fn=accuracy,
+        eval_args=(demo.held_out,), loader=list(demo.training[0].split(256)), seed=options.seed, forced=True,
+    )  # fmt: skip
+    slim = demo.models["one-step"] = runner.prune(removal_ratio=options.removal_ratio).eval()
+    demo.before_retraining["one-step, weights re-fitted"] = accuracy(slim, demo.test)
+
+    demo.say("retraining that one, for a third of the epochs")
+    train(slim, demo.training, max(1, options.retrain_epochs // 3), lr=0.02)
+    cw.save(slim, options.output / "one_step.safetensors")
+
+
+def once_for_all(demo: Demo) -> list[dict[str, Any]]:
+    """A supernet, trained once; the best subnet of every size, and that of half the MACs taken out."""
+    options = demo.options
+    demo.say("once-for-all: training one network that contains all the smaller ones")
+    pruner = OFAPruner(demo.model, demo.example, folder=demo.folder)
+    supernet = pruner.ofa_model(expand_ratio=[0.25, 0.5, 0.75, 1], channel_divisible=8)
+    train_supernet(pruner, supernet, demo.model.eval(), demo.training, options.ofa_epochs)
+
+    demo.say("searching the best of its subnets for every budget")
+    calibration = list(demo.training[0].split(256))
+    front = pruner.run_evolutionary_search(
+        supernet, eval_fn=accuracy, eval_args=(demo.held_out,), evaluation_metric="accuracy", min_or_max_metric="max",
+        flops_step=0.5, parent_popu_size=options.num_subnet, iteration=2, loader=calibration, seed=options.seed,
+        forced=True,
+    )  # fmt: skip
+    pruner.save_subnet_config(front, options.output / "front.json")
+
+    demo.say("taking out the one for the same budget; it is not trained again")
+    space = pruner.search_space
+    budget = (1 - options.removal_ratio) * float(space.macs(space.maximum)) / 1e6
+    fitting = [subnet for subnet in front.values() if subnet["macs"] <= budget]
+    best = max(fitting, key=lambda subnet: (subnet["accuracy"], subnet["macs"]))
+    static, *_ = pruner.get_static_subnet(supernet, best["subnet_setting"])
+    demo.models["once-for-all"] = cw.recovery.recalibrate(static.eval(), calibration)
+    cw.save(static, options.output / "once_for_all.safetensors")
+    return list(front.values())
+
+
+def train_supernet(
+    pruner: OFAPruner, supernet: nn.Module, teacher: nn.Module, split: Split, epochs: int, batch: int = 64
+) -> None:
+    """The sandwich rule: in every step the largest, the smallest and two random subnets imitate the trained network."""
+    images, _ = split
+    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.02, momentum=0.9, nesterov=True, weight_decay=5e-4)
     steps = epochs * (len(images) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=max(steps, 2))
-    model.train()
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.02, total_steps=max(steps, 2))
+    supernet.train()
     for _ in range(epochs):
         order = torch.randperm(len(images))
         for chosen in order[: len(images) // batch * batch].split(batch):
-            loss = F.cross_entropy(model(shifted(images[chosen])), labels[chosen], label_smoothing=0.1)
+            x = shifted(images[chosen])
+            with torch.no_grad():
+                soft = teacher(x)
             optimizer.zero_grad()
-            loss.backward()
+            for subnet, _ in cw.sandwich(pruner, supernet):
+                kd(subnet(x), soft).backward()
             optimizer.step()
             schedule.step()
-    model.eval()
-
-
-@torch.inference_mode()
-def accuracy(model: nn.Module, split: Split) -> float:
-    """Share of right answers in percent."""
-    model.eval()
-    images, labels = split
-    return 100 * (model(images).argmax(1) == labels).float().mean().item()
 
 
 @torch.inference_mode()
@@ -179,6 +226,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--removal-ratio", type=float, default=0.5, help="share of the MACs to remove")
     parser.add_argument("--epochs", type=int, default=25, help="epochs of the first training")
     parser.add_argument("--retrain-epochs", type=int, default=15, help="epochs after pruning")
+    parser.add_argument("--ofa-epochs", type=int, default=15, help="epochs of training of the once-for-all supernet")
     parser.add_argument("--num-subnet", type=int, default=30, help="candidates of the one-step search")
     parser.add_argument("--tolerance", type=float, default=1.0, help="points of accuracy that may be lost")
     parser.add_argument("--seed", type=int, default=0)
@@ -192,78 +240,41 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
     training, held_out, test = digits(options.seed)
-    example = test[0][:1]
+    demo = Demo(options, console, DigitsNet(), training, held_out, test)
 
-    console.print(f"[bold]1/7[/] training a residual network on {len(training[0])} images")
-    model = DigitsNet()
-    train(model, training, options.epochs, lr=0.1)
+    demo.say(f"training a residual network on {len(training[0])} images")
+    train(demo.model, training, options.epochs, lr=0.1)
+    demo.models["dense"] = demo.model
+    difference = iterative(demo)
+    one_step(demo)
+    front = once_for_all(demo)
 
-    console.print("[bold]2/7[/] analysing how much each group of channels matters")
-    runner = IterativePruningRunner(model, example, folder=options.output / ".vai")
-    runner.ana(accuracy, args=(held_out,), forced=True)
-    plot_sensitivity(options.output / ".vai" / "DigitsNet.sens", options.output / "sensitivity.png")
-
-    console.print(f"[bold]3/7[/] removing {options.removal_ratio:.0%} of the MACs")
-    sparse = runner.prune(removal_ratio=options.removal_ratio, mode="sparse")
-    before_retraining = accuracy(sparse, test)
-
-    console.print("[bold]4/7[/] retraining with the removed channels held at zero")
-    train(sparse, training, options.retrain_epochs, lr=0.05)
-
-    console.print("[bold]5/7[/] slimming, saving, reloading into a fresh original network")
-    slim = cw.load(DigitsNet(), sparse.slim_state_dict()).eval()
-    cw.save(slim, options.output / "model.safetensors")
-    reloaded = cw.load(DigitsNet(), options.output / "model.safetensors").eval()
-
-    console.print(
-        f"[bold]6/7[/] one step: searching {options.num_subnet} networks of the same compute, without training"
-    )
-    searcher = OneStepPruningRunner(model, example, folder=options.output / ".vai")
-    calibration = list(training[0].split(256))
-    searcher.search(
-        num_subnet=options.num_subnet, removal_ratio=options.removal_ratio, eval_fn=accuracy, eval_args=(held_out,),
-        loader=calibration, seed=options.seed, forced=True,
-    )  # fmt: skip
-    one_step = searcher.prune(removal_ratio=options.removal_ratio).eval()
-    one_step_before_retraining = accuracy(one_step, test)
-
-    console.print("[bold]7/7[/] retraining that one, for a third of the epochs")
-    train(one_step, training, max(1, options.retrain_epochs // 3), lr=0.02)
-    cw.save(one_step, options.output / "one_step.safetensors")
-    rows = compare({"dense": model, "iterative, reloaded": reloaded, "one-step": one_step}, test, example)
-    with torch.inference_mode():
-        logits = {name: net.eval()(test[0]) for name, net in [("sparse", sparse), ("slim", slim), ("file", reloaded)]}
-    difference = (logits["sparse"] - logits["slim"]).abs().max().item() / logits["sparse"].abs().max().item()
-    problems = []
-    if difference > 1e-5:
-        problems.append(f"the slim model differs from the sparse one by {difference:.1e} relative")
-    if not torch.equal(logits["slim"], logits["file"]):
-        problems.append("the reloaded model differs from the saved one")
+    rows = compare(demo.models, test, demo.example)
     for row in rows[1:]:
         if rows[0]["accuracy_percent"] - row["accuracy_percent"] > options.tolerance:
-            problems.append(f"{row['model']}: more than {options.tolerance:g} points of accuracy were lost")
-
-    for spec in (options.output / ".vai").glob("*.spec"):
+            demo.problems.append(f"{row['model']}: more than {options.tolerance:g} points of accuracy were lost")
+    for spec in demo.folder.glob("*.spec"):
         shutil.copy(spec, options.output)
     summary = {
         "rows": rows,
-        "accuracy_percent_before_retraining": before_retraining,
-        "one_step_accuracy_percent_before_retraining": one_step_before_retraining,
+        "accuracy_percent_before_retraining": demo.before_retraining,
+        "front": [{name: subnet[name] for name in ("macs", "params", "accuracy")} for subnet in front],
         "slim_vs_sparse_relative": difference,
         "seconds": time.perf_counter() - start,
     }
     (options.output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
     show(console, rows)
+    before = ", ".join(f"{score:.2f} % {name}" for name, score in demo.before_retraining.items())
+    console.print(f"before retraining: {before}")
     console.print(
-        f"before retraining: {before_retraining:.2f} % iterative, {one_step_before_retraining:.2f} % one-step, with "
-        "weights re-fitted"
+        "once-for-all, on held-out images: " + ", ".join(f"{s['macs']:.1f} M {s['accuracy']:.1f} %" for s in front)
     )
     console.print(f"slim and sparse outputs agree to {difference:.1e}; {summary['seconds']:.0f} s in all")
     console.print(f"written to {options.output}/: {', '.join(sorted(p.name for p in options.output.iterdir()))}")
-    for problem in problems:
+    for problem in demo.problems:
         console.print(f"[bold red]failed:[/] {problem}")
-    return 1 if problems else 0
+    return 1 if demo.problems else 0
 
 
 if __name__ == "__main__":

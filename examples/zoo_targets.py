@@ -177,6 +177,8 @@ def check(row: Row, model: nn.Module, options: argparse.Namespace) -> tuple[str,
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", choices=sorted(NETWORKS), default=list(NETWORKS))
+    methods = sorted({row.method for row in ROWS})
+    parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
     parser.add_argument(
         "--weights", nargs="+", default=[], metavar="NETWORK=FILE", help="state dicts, random otherwise"
     )
@@ -196,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
             untrained_but_alive(model, NETWORKS[name].quick_pixels)
         model.eval()
         for row in ROWS:
-            if row.network == name:
+            if row.network == name and row.method in options.methods:
                 line, met = check(row, model, options)
                 print(line, flush=True)
                 lines.append(line)
