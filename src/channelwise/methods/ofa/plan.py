@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,11 @@ from channelwise.surgery.attributes import Shape, fixer_of, owned_tensors
 from channelwise.surgery.fixers import kernel_attributes
 from channelwise.widths import part_count
 
-# So many combinations of a module's choices are remembered: layers behind long concatenations have many.
-REMEMBERED = 256
-# Parts of a module with more choices than this are worked out when they are used.
+# Parts of a module with more choices than this are worked out when they are used: behind long concatenations.
 LATE = 4
+# So many combinations of a module's choices are remembered. Of many choices hardly one comes again, except for the first
+# ones: the largest and the smallest subnet.
+REMEMBERED, REMEMBERED_LATE = 256, 4
 # Names of the shapes of a module's input and output, which no tensor can have.
 INPUT, OUTPUT = "->input", "->output"
 
@@ -60,12 +63,22 @@ class ModulePlan:
     last: int
     kernel: int = -1
     attributes: dict[tuple[int, ...], dict[str, Any]] = field(default_factory=dict, repr=False)
-    known: dict[tuple[int, ...], dict[str, Any]] = field(default_factory=dict, repr=False)
+    known: dict[Any, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     @property
     def dynamic(self) -> type[nn.Module]:
         """What the module is in a supernet: of another class only if it has tensors to narrow."""
         return dynamic_class(self.cls, self.tensors) if self.tensors else self.cls
+
+    @cached_property
+    def late(self) -> bool:
+        """Whether its active parts are worked out when they are used."""
+        return len(self.choices) > LATE
+
+    @cached_property
+    def key(self) -> Callable[[Sequence[int]], Any]:
+        """What the module depends on, out of the values of all choices."""
+        return itemgetter(*self.choices)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "known": {}, "attributes": {}}
@@ -85,15 +98,15 @@ class Plans:
         kept, lengths = None, self._full
         # Children first: the attributes of a parametrized layer follow from the weight that its children compute.
         for plan, module in zip(reversed(self.modules), reversed(modules), strict=True):
-            key = tuple([values[i] for i in plan.choices])
+            key = plan.key(values)
             state = plan.known.get(key)
             if state is None:
                 if kept is None:
                     kept = Kept(values[: len(self._parts)], self._parts)
                     lengths = self._lengths(kept.counts)
-                if len(plan.known) >= REMEMBERED:
-                    plan.known.clear()
-                state = plan.known[key] = self._state(plan, kept, lengths, values, module)
+                state = self._state(plan, kept, lengths, values, module)
+                if len(plan.known) < (REMEMBERED_LATE if plan.late else REMEMBERED):
+                    plan.known[key] = state
             module.__dict__.update(state)
 
     def _state(
@@ -108,7 +121,7 @@ class Plans:
             state.update(kernel_attributes(plan.original, module.dilation, values[plan.kernel]))  # type: ignore[arg-type]
         if plan.tensors:
             parts = LateParts(plan.tensors, kept)
-            state["_active"] = parts if len(plan.choices) > LATE else dict(parts)
+            state["_active"] = parts if plan.late else dict(parts)
         return state
 
 
