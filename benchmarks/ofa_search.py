@@ -2,7 +2,7 @@
 
 The supernet is one that ``examples/cifar10_ofa.py`` trained. A search is judged by its front: the best score within a
 budget, averaged over budgets from the smallest to the largest subnet, and by the test accuracy of what it found for
-three budgets. Every evaluation is kept in the output folder: an interrupted run goes on.
+three budgets. An output folder that holds an earlier run is refused: its later evaluations would count as early ones.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("ofa-search-output"))
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    options.output.mkdir(parents=True)
 
     training, test = cifar_data.load(options.data)
     calibration = [x for x, _ in training[: options.images].batches(250)]

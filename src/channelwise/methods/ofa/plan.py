@@ -22,7 +22,7 @@ from channelwise.widths import part_count
 
 # Parts of a module with more choices than this are worked out when they are used: behind long concatenations.
 LATE = 4
-# So many combinations of a module's choices are remembered. Of many choices hardly one comes again, except for the first
+# So many combinations of a module's choices are remembered. Of many choices hardly one comes again, except the first
 # ones: the largest and the smallest subnet.
 REMEMBERED, REMEMBERED_LATE = 256, 4
 # Names of the shapes of a module's input and output, which no tensor can have.
