@@ -18,7 +18,7 @@ from channelwise.graph.channels import build, group_labels
 from channelwise.graph.context import tensors_in
 from channelwise.graph.dispatch import WritesParameters
 from channelwise.graph.recording import Trace, named_tensors
-from channelwise.graph.structure import Frozen, Group, Reason, Structure
+from channelwise.graph.structure import Cause, Frozen, Group, Reason, Structure
 from channelwise.graph.tracer import trace_passes, undisturbed_randomness
 from channelwise.graph.verify import Verifier
 from channelwise.modelcheck import check_model
@@ -172,7 +172,8 @@ def _exclude(recorded: Trace, excludes: Any, model: nn.Module) -> None:
     structure = build(recorded)
     for name in match_excludes(structure, excludes, model):
         recorded.space.freeze(
-            group_labels(recorded, structure.group(name)), Reason("excluded", "", "excluded by the user")
+            group_labels(recorded, structure.group(name)),
+            Reason("excluded", "", "excluded by the user", Cause.EXCLUDED),
         )
 
 

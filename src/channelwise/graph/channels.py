@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from channelwise.graph.labels import EqualParts, LabelSpace
 from channelwise.graph.recording import Trace
 from channelwise.graph.structure import (
+    Cause,
     Frozen,
     Group,
     MacTerm,
@@ -219,7 +220,7 @@ class _Layout:
 
     def _only_one(self, channel: int) -> None:
         self.extra_reasons[int(channel)] = Reason(
-            "single", "", "no other channel has its slots in the same places, and one must stay"
+            "single", "", "no other channel has its slots in the same places, and one must stay", Cause.SINGLE
         )
 
     def _inexact(self) -> dict[int, Reason]:

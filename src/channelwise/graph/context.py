@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from channelwise.graph.labels import LabelMap, LabelSpace
-from channelwise.graph.structure import Reason
+from channelwise.graph.structure import Cause, Reason
 
 Maps = tuple[LabelMap, ...]
 
@@ -138,9 +138,9 @@ class TraceContext:
                 labels = self.space.tie(labels, other)
         return labels.reshape(-1)
 
-    def because(self, text: str) -> Reason:
+    def because(self, text: str, cause: Cause = Cause.FIXED) -> Reason:
         """A reason that names the operation and the module being executed."""
-        return Reason(self.operation, self.module, text)
+        return Reason(self.operation, self.module, text, cause)
 
     def freeze(self, labels: np.ndarray, text: str) -> None:
         """Freeze labels, naming the operation and the module being executed."""
@@ -153,11 +153,11 @@ class TraceContext:
             if m.axis in wanted:
                 self.freeze(m.labels, text)
 
-    def freeze_all(self, tensors: Iterable[torch.Tensor], text: str) -> None:
+    def freeze_all(self, tensors: Iterable[torch.Tensor], text: str, cause: Cause = Cause.FIXED) -> None:
         """Freeze every label of these tensors."""
         for tensor in tensors:
             for m in self.maps(tensor):
-                self.freeze(m.labels, text)
+                self.space.freeze(m.labels, self.because(text, cause))
 
     def ask(self, labels: np.ndarray, text: str) -> None:
         """Have verification find out whether the user's code adapts, unless it is known to."""

@@ -14,6 +14,7 @@ from channelwise.graph import rules
 from channelwise.graph.context import TraceContext, tensors_in
 from channelwise.graph.outline import HEAVY, zeros_instead
 from channelwise.graph.rules.pointwise import is_pointwise, pointwise
+from channelwise.graph.structure import Cause
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class LabelMode(TorchDispatchMode):
                 if any(ctx.maps(t) for t in known):
                     pointwise(ctx, out, func, args, kwargs)
             elif tensors_in(out):
-                ctx.freeze_all(known, f"no rule for {func}")
+                ctx.freeze_all(known, f"no rule for {func}", Cause.NO_RULE)
         except Exception as error:
             # A rule that cannot follow an operation must not stop the user.
             logger.warning("the rule for %s failed in %s: %r; its channels stay", func, ctx.module, error)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal
 
 import numpy as np
@@ -76,6 +77,18 @@ def owner(tensor: str) -> str:
     return (module if found else tensor.rpartition(".")[0]) or tensor
 
 
+class Cause(str, Enum):
+    """The kinds of reasons; for each there is one thing that a user can do about it."""
+
+    OUTPUT = "output"
+    UNUSED = "unused"
+    EXCLUDED = "excluded"
+    SINGLE = "single channel"
+    NO_RULE = "no rule"
+    CODE = "code does not adapt"
+    FIXED = "fixed size"
+
+
 @dataclass(frozen=True)
 class Reason:
     """Why a channel must stay: the operation, the module that ran it, and one sentence for people."""
@@ -83,6 +96,7 @@ class Reason:
     operation: str
     module: str
     text: str
+    cause: Cause = Cause.FIXED
 
     def __str__(self) -> str:
         where = f" in {self.module}" if self.module else ""

@@ -15,7 +15,7 @@ from channelwise.graph.dispatch import LabelMode
 from channelwise.graph.labels import LabelSpace
 from channelwise.graph.modules import ModuleTracker
 from channelwise.graph.recording import Trace, label_tensors, named_tensors
-from channelwise.graph.structure import Reason
+from channelwise.graph.structure import Cause, Reason
 from channelwise.graph.watch import FunctionWatch, ask_where_widths_are_read
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def run_labelled(
     ctx.use(outputs)
     for tensor in outputs if freeze_outputs else ():
         for m in ctx.maps(tensor):
-            trace.space.freeze(m.labels, Reason("output", "", "an output of the network"))
+            trace.space.freeze(m.labels, Reason("output", "", "an output of the network", Cause.OUTPUT))
     if record:
         trace.macs = ctx.macs
     ctx.touched = {id(t) for t in stored.values()} & ctx.touched
@@ -169,7 +169,7 @@ def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     model.train()
     touched |= _train_pass(model, args, kwargs, trace, shared)
     model.eval()
-    unused = Reason("unused", "", "never used while the model ran on the example inputs")
+    unused = Reason("unused", "", "never used while the model ran on the example inputs", Cause.UNUSED)
     for name, labels in tensors.items():
         if id(stored[name]) not in touched:
             for axis in labels.axes:

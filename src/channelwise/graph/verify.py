@@ -15,7 +15,7 @@ from channelwise.graph.channels import build, components, group_labels
 from channelwise.graph.context import tensors_in
 from channelwise.graph.labels import LabelSpace, Question
 from channelwise.graph.recording import TensorLabels, Trace
-from channelwise.graph.structure import Group, Reason, Structure
+from channelwise.graph.structure import Cause, Group, Reason, Structure
 from channelwise.graph.tracer import output_tensors, run_labelled, undisturbed_randomness
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class Verifier:
     def _ban(self, structure: Structure, name: str, question: Question, text: str) -> tuple[np.ndarray, Reason]:
         asked = question.reason
         return group_labels(self.trace, structure.group(name)), Reason(
-            asked.operation, asked.module, f"{asked.text}, and {text}"
+            asked.operation, asked.module, f"{asked.text}, and {text}", Cause.CODE
         )
 
 
