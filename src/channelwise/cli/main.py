@@ -24,7 +24,9 @@ def inspect(
     model: Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME, or package.module:NAME of your own.")],
     input: Annotated[
         list[str],
-        typer.Option(help="Shape of an input with its batch, 1,3,224,224; 1,77:long for other types; once per input."),
+        typer.Option(
+            help="Shape of an input with its batch: 1,3,224,224; 1,77:long for other types; [3,320,320]: a list of one."
+        ),
     ],
     argument: Annotated[
         list[str] | None,

@@ -47,12 +47,20 @@ def build_model(spec: str, arguments: dict[str, Any] | None = None) -> nn.Module
     return model.eval()
 
 
-def parse_input(text: str) -> torch.Tensor:
+def parse_input(text: str) -> torch.Tensor | list[torch.Tensor]:
     """A tensor from its shape, with the batch, and a dtype if it is not float: ``1,3,224,224`` or ``1,77:long``.
+
+    In brackets, ``[3,320,320]``, a list of one such tensor, as detectors take their images.
 
     Raises:
         InvalidArgumentError: it is no shape.
     """
+    if text.startswith("[") and text.endswith("]"):
+        return [_tensor(text[1:-1])]
+    return _tensor(text)
+
+
+def _tensor(text: str) -> torch.Tensor:
     shape, _, dtype = text.partition(":")
     try:
         sizes = [int(size) for size in shape.replace("x", ",").split(",")]

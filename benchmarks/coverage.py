@@ -1,0 +1,183 @@
+"""The coverage sweep: every model pruned to half its channels and checked; writes docs/coverage.md.
+
+Models run in worker processes with a limit of time and memory each, one after the other; a model that crashes, hangs or
+takes too much is a row, not the end of the sweep. Rows are kept in a journal as they come: an interrupted sweep goes
+on, and ``--again`` repeats what failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from concurrent.futures import TimeoutError
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from coverage_check import check, limit_memory
+from coverage_models import Entry, entries
+from pebble import ProcessExpired, ProcessPool
+
+LIBRARIES = ("torchvision", "timm", "ultralytics", "smp")
+INTRODUCTION = """\
+Every model is built with random weights and random batch-norm statistics and traced. A random half of every
+channel group is removed; the slim model is compared with the masked one, and so is one with another, unbalanced
+selection; MACs and parameters are counted on the slim model; it is trained a step, saved, and loaded into a
+fresh model. *Prunable* is the share of the output channels of convolutions; channels that a network returns are
+never among them. *Time* is that of the trace, in forward passes of one image of the size given; *quick* are
+traces within four forward passes and 0.3 s. *Slim only* are groups for which zeroing is not the same as
+removing (behind layer norm, for example): for these shapes, counts and training are checked, and that the same
+channels meet in the slim model. Of detectors the outputs of the heads are compared, as rounding decides the
+order of boxes; their own pre- and postprocessing runs.""".splitlines()
+TITLES = {
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "ultralytics": "ultralytics",
+    "smp": "segmentation-models-pytorch",
+}
+
+
+def sweep(todo: list[Entry], journal: Path, workers: int, seconds: float, gigabytes: float) -> None:
+    """Check these models and append their rows to the journal."""
+    with (
+        ProcessPool(workers, max_tasks=25, initializer=limit_memory, initargs=[gigabytes]) as pool,
+        journal.open("a") as out,
+    ):
+        futures = [(entry, pool.schedule(check, [entry], timeout=seconds)) for entry in todo]
+        start = time.perf_counter()
+        for number, (entry, future) in enumerate(futures, start=1):
+            row: dict[str, Any] = {"spec": entry.spec, "inputs": list(entry.inputs), "stage": "run"}
+            try:
+                row = future.result()
+            except TimeoutError:
+                row["error"] = f"TimeoutError: more than {seconds:g} s"
+            except ProcessExpired as error:
+                row["error"] = f"ProcessExpired: {error}"
+            except MemoryError:
+                row["error"] = f"MemoryError: more than {gigabytes:g} GiB"
+            out.write(json.dumps(row) + "\n")
+            out.flush()
+            verdict = row["error"].splitlines()[0][:100] if row["error"] else f"{share(row):.1%}"
+            print(f"{number}/{len(todo)} {time.perf_counter() - start:.0f} s {entry.spec}: {verdict}", flush=True)
+
+
+def read(journal: Path) -> dict[str, dict[str, Any]]:
+    """The latest row of every model."""
+    if not journal.exists():
+        return {}
+    return {row["spec"]: row for row in map(json.loads, journal.read_text().splitlines())}
+
+
+def share(row: dict[str, Any]) -> float:
+    """The share of the output channels of convolutions that can be pruned; 1 if there are none."""
+    return row["conv_prunable"] / row["conv_outputs"] if row.get("conv_outputs") else 1.0
+
+
+def is_convolutional(row: dict[str, Any]) -> bool:
+    """Whether convolutions other than a patch embedding produce its channels."""
+    return row.get("conv_outputs", 0) >= 1000
+
+
+def page(rows: dict[str, dict[str, Any]]) -> str:
+    """docs/coverage.md."""
+    done = [row for row in rows.values() if not row["error"]]
+    lines = [
+        "# Coverage",
+        "",
+        "Written by `python benchmarks/coverage.py`; do not edit.",
+        "",
+        *INTRODUCTION,
+        "",
+        "| library | models | pass | convolutional | median prunable | below 60 % | quick |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for library in LIBRARIES:
+        mine = [row for row in rows.values() if row["spec"].startswith(f"{library}:")]
+        passed = [row for row in mine if not row["error"]]
+        shares = [share(row) for row in passed if is_convolutional(row)]
+        if not passed:
+            continue
+        quick = sum(row["trace_s"] <= 4 * row["forward_s"] + 0.3 for row in passed)
+        lines.append(
+            f"| {TITLES[library]} | {len(mine)} | {len(passed)} | {len(shares)} | {median(shares):.1%} "
+            f"| {sum(s < 0.6 for s in shares)} | {quick} of {len(passed)} |"
+        )
+    causes: Counter[str] = Counter()
+    for row in done:
+        causes.update(row["causes"])
+    lines += [
+        "",
+        "Output channels that stay, of all models, by cause:",
+        "",
+        "| cause | channels | models |",
+        "|---|--:|--:|",
+    ]
+    for cause, channels in causes.most_common():
+        lines.append(f"| {cause} | {channels:,} | {sum(cause in row['causes'] for row in done)} |")
+    failed = [row for row in rows.values() if row["error"]]
+    if failed:
+        lines += ["", "## Not passed", "", "| model | at | because |", "|---|---|---|"]
+        for row in failed:
+            reason = row["error"].splitlines()[0][:200].replace("|", "\\|")
+            lines.append(f"| {row['spec'].partition(':')[2]} | {row['stage']} | {reason} |")
+    for library in LIBRARIES:
+        mine = sorted((row for row in done if row["spec"].startswith(f"{library}:")), key=lambda row: row["spec"])
+        if mine:
+            lines += ["", f"## {TITLES[library]}", "", *table(mine)]
+    return "\n".join(lines) + "\n"
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """One line a model; what stays for another reason than being an output, largest first."""
+    lines = [
+        "| model | input | groups | slim only | prunable | MACs left | time | what else stays, and why |",
+        "|---|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for row in rows:
+        left = row["macs_half"] / row["macs"] if row["macs"] else 1.0
+        stays = [
+            f"{channels:,}: {reason.replace('|', chr(92) + '|')[:150]}"
+            for reason, channels in row["reasons"].items()
+            if "an output of the network" not in reason
+        ]
+        lines.append(
+            f"| {row['spec'].partition(':')[2]} | {' '.join(row['inputs'])} | {row['groups']} | {row['slim_only']} "
+            f"| {share(row):.1%} | {left:.1%} | {row['trace_s'] / row['forward_s']:.1f} | {'; '.join(stays[:2])} |"
+        )
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
+    parser.add_argument("--only", nargs="+", default=[], help="models whose names contain one of these")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=300, help="limit of time of a model")
+    parser.add_argument("--gigabytes", type=float, default=10, help="limit of memory of a worker")
+    parser.add_argument("--limit", type=int, help="check so many models and stop")
+    parser.add_argument("--again", action="store_true", help="repeat models that failed")
+    parser.add_argument("--journal", type=Path, default=Path("coverage.jsonl"))
+    parser.add_argument("--page", type=Path, help="write the table there, such as docs/coverage.md")
+    options = parser.parse_args()
+
+    known = read(options.journal)
+    todo = [
+        entry
+        for entry in entries(set(options.libraries))
+        if (entry.spec not in known or (options.again and known[entry.spec]["error"]))
+        and (not options.only or any(part in entry.spec for part in options.only))
+    ]
+    sweep(todo[: options.limit], options.journal, options.workers, options.seconds, options.gigabytes)
+    rows = read(options.journal)
+    if options.page:
+        options.page.write_text(page(rows))
+    failed = [row["spec"] for row in rows.values() if row["error"]]
+    print(f"{len(rows) - len(failed)} of {len(rows)} models pass" + (f"; not: {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

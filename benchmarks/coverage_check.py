@@ -1,0 +1,169 @@
+"""One model of the coverage sweep: traced, halved, compared, counted, trained a step, saved and loaded."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import resource
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from coverage_models import Entry
+from torch import nn
+
+import channelwise as cw
+from channelwise.report.inspection import frozen_outputs
+from channelwise.testing.modules import prunable_outputs
+from channelwise.testing.oracle import check_oracle
+from channelwise.testing.values import cast, distance, tensors
+
+SMALL = 96
+"""Side of the images on which outputs are compared, in float64; speed is measured at the model's own size."""
+
+
+def limit_memory(gigabytes: float) -> None:
+    """Allocations beyond this raise in this process instead of taking the machine down."""
+    torch.set_num_threads(1)
+    limit = int(gigabytes * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def check(entry: Entry) -> dict[str, Any]:
+    """A row of the table. ``error`` is empty if everything held."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    row: dict[str, Any] = {"spec": entry.spec, "inputs": list(entry.inputs), "error": "", "stage": "build"}
+    start = time.perf_counter()
+    try:
+        model = entry.build()
+        row["stage"] = "forward"
+        inputs = entry.arguments()
+        row["forward_s"] = _forward_seconds(model, inputs)
+        row["stage"] = "trace"
+        row |= _traced(model, inputs)
+        row["stage"] = "oracle"
+        row |= _compared(entry, model)
+        row["stage"] = "reload"
+        row["reloaded"] = _reloaded(entry, model, inputs)
+        row["stage"] = "done"
+    except Exception as error:
+        row["error"] = f"{type(error).__name__}: {error}"[:2000]
+        row["traceback"] = traceback.format_exc()[-3000:]
+    row["seconds"] = time.perf_counter() - start
+    return row
+
+
+def _forward_seconds(model: nn.Module, inputs: tuple[Any, ...]) -> float:
+    times = []
+    with torch.no_grad():
+        for _ in range(3):
+            start = time.perf_counter()
+            model(*inputs)
+            times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def _traced(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
+    start = time.perf_counter()
+    graph = cw.trace(model, inputs)
+    seconds = time.perf_counter() - start
+    masks = prunable_outputs(model, graph.structure)
+    convolutions = {n for n, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
+    outputs = sum(mask.size for name, mask in masks.items() if name in convolutions)
+    prunable = sum(int(mask.sum()) for name, mask in masks.items() if name in convolutions)
+    half = graph.select(sparsity=0.5) if graph.groups else cw.Selection({})
+    causes: dict[str, int] = {}
+    reasons: dict[str, int] = {}
+    for row in frozen_outputs(graph.structure):
+        causes[row.cause.value] = causes.get(row.cause.value, 0) + row.channels
+        reasons[row.reason] = row.channels
+    return {
+        "trace_s": seconds,
+        "groups": len(graph.groups),
+        "slim_only": sum(not group.exact for group in graph.groups),
+        "conv_outputs": outputs,
+        "conv_prunable": prunable,
+        "macs": graph.macs(),
+        "macs_half": graph.macs(half),
+        "causes": causes,
+        "reasons": dict(sorted(reasons.items(), key=lambda item: -item[1])[:6]),
+    }
+
+
+class HeadOutputs(nn.Module):
+    """A detector that returns what its heads say, before boxes are sorted and suppressed.
+
+    Rounding decides the order of boxes, so the detections of two equal networks need not be equal.
+    """
+
+    HEADS = ("head", "rpn.head", *(f"roi_heads.{part}_predictor" for part in ("box", "mask", "keypoint")))
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: list[torch.Tensor]) -> list[Any]:
+        """The whole detector runs; the outputs of its heads (every one of other sizes) are returned."""
+        said: list[Any] = []
+        heads = [m for name, m in self.detector.named_modules() if name in self.HEADS]
+        hooks = [head.register_forward_hook(lambda module, args, output: said.append(output)) for head in heads]
+        try:
+            self.detector(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return said
+
+
+def _compared(entry: Entry, model: nn.Module) -> dict[str, Any]:
+    """The oracle, on small images where the model takes them, in float64 where its code allows that."""
+    inputs = entry.arguments(SMALL)
+    if entry.inputs[0].startswith("["):
+        model = HeadOutputs(model).eval()
+    elif not _runs(model, inputs):
+        inputs = entry.arguments()
+    double = _runs(copy.deepcopy(model).double(), cast(inputs, torch.float64))
+    # How many boxes a detector looks at depends on the image.
+    detector = isinstance(model, HeadOutputs)
+    report = check_oracle(model, inputs, dtype=torch.float64 if double else None, count=not detector)
+    return {
+        "relative_error": report.error,
+        "changed": report.changed,
+        "trained": report.trained,
+        "double": double,
+    }
+
+
+def _runs(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
+    try:
+        with torch.no_grad():
+            model(*inputs)
+    except Exception:
+        return False
+    return True
+
+
+def _reloaded(entry: Entry, model: nn.Module, inputs: tuple[Any, ...]) -> bool:
+    """Saved, and loaded into a fresh model: the same outputs?"""
+    graph = cw.trace(model, inputs)
+    if not graph.groups:
+        return True
+    slim = graph.slim(graph.select(sparsity=0.5)).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "slim.safetensors"
+        cw.save(slim, path)
+        again = cw.load(entry.build(), path).eval()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        first = list(tensors(slim(*inputs)))
+        torch.manual_seed(0)
+        second = list(tensors(again(*inputs)))
+    if distance(first, second) > 0:
+        raise AssertionError("the reloaded model has other outputs than the saved one")
+    return True
