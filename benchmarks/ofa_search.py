@@ -24,6 +24,7 @@ import cifar_data
 from cifar10_iterative import ARCHITECTURES, accuracy
 
 import channelwise as cw
+from channelwise.methods.ofa.evolution import FrontEvolution
 from channelwise.search import RandomSearch, Request
 from channelwise.search.sampler import quiet_optuna
 from pytorch_nndct import OFAPruner
@@ -37,7 +38,8 @@ CHANCE = 10.0
 class NsgaII:
     """Optuna's NSGA-II (Deb et al., 2002) with two goals: a high score, few MACs.
 
-    The sampler numbers its generations as trials come, so the finished ones are told to it anew, in their order.
+    It begins with the candidates that the evolution begins with. The sampler numbers its generations as trials come, so
+    the finished ones are told to it anew, in their order.
     """
 
     name = "nsga2"
@@ -45,6 +47,8 @@ class NsgaII:
 
     def __call__(self, request: Request) -> np.ndarray:
         """The next vector (dims,)."""
+        if request.number < POPULATION:
+            return FrontEvolution(POPULATION)(request)
         space: Any = request.space
         seed = int(request.rng().integers(2**31))
         sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)

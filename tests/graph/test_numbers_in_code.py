@@ -32,9 +32,9 @@ class Gated(nn.Module):
 
 
 STAYS = {
-    "view of a parameter": lambda m, x: m.first(x) * m.gate.view(1, m.width, 1, 1),
-    "expanded parameter": lambda m, x: m.first(x) * m.gate.expand(2, 10, 10, m.width).permute(0, 3, 1, 2),
-    "reshaped weight": lambda m, x: F.conv2d(x, m.first.weight.reshape(m.width, 27).view(m.width, 3, 3, 3)),
+    "view of a parameter": lambda m, x: m.first(x) * m.gate.view(1, 16, 1, 1),
+    "expanded parameter": lambda m, x: m.first(x) * m.gate.expand(2, 10, 10, 16).permute(0, 3, 1, 2),
+    "reshaped weight": lambda m, x: F.conv2d(x, m.first.weight.reshape(16, 27).view(16, 3, 3, 3)),
     "divided by the width": lambda m, x: m.first(x) * m.gate.view(1, -1, 1, 1) / m.gate.shape[0],
 }
 

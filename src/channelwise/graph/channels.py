@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from channelwise.graph.labels import EqualParts, LabelSpace
-from channelwise.graph.recording import Trace
+from channelwise.graph.recording import Followed, Trace
 from channelwise.graph.structure import (
     Cause,
     Frozen,
     Group,
     MacTerm,
     ModuleSizes,
+    Number,
     Reason,
     Role,
     Size,
@@ -35,10 +36,12 @@ def components(space: LabelSpace, extra: Iterable[tuple[np.ndarray, np.ndarray]]
     return connected_components(graph, directed=False)[1]
 
 
-def build(trace: Trace, banned: Sequence[tuple[np.ndarray, Reason]] = ()) -> Structure:
+def build(
+    trace: Trace, banned: Sequence[tuple[np.ndarray, Reason]] = (), following: Collection[Followed] = ()
+) -> Structure:
     """Turn a trace into groups, frozen slots with reasons, sizes and MAC terms.
 
-    ``banned`` are labels that verification found must stay.
+    ``banned`` are labels that verification found must stay, ``following`` the attributes that follow channels.
     """
     space = trace.space
     for labels, reason in banned:
@@ -61,6 +64,11 @@ def build(trace: Trace, banned: Sequence[tuple[np.ndarray, Reason]] = ()) -> Str
         )
         for name, call in trace.calls.items()
     }
+    numbers = [
+        Number(c.module, c.attribute, sizes.of(c.labels, c.labels.size))
+        for c in trace.candidates
+        if (c.cls, c.attribute) in following
+    ]
     return Structure(
         tensors={n: t.info for n, t in trace.tensors.items()},
         tensor_sizes=tensor_sizes,
@@ -68,6 +76,7 @@ def build(trace: Trace, banned: Sequence[tuple[np.ndarray, Reason]] = ()) -> Str
         frozen=layout.frozen(group_of),
         macs=macs,
         module_sizes=modules,
+        numbers=tuple(number for number in numbers if number.size.terms),
         aliases=dict(trace.aliases),
         notes=tuple(trace.notes),
     )

@@ -39,6 +39,7 @@ class TraceContext:
 
     ``module`` is the qualified name of the module being executed, ``operation`` the ATen operator.
     ``adapts`` is true inside calls that compute their sizes from their input (``flatten``, ``chunk`` …).
+    ``runs`` are the labels that operations with constant sizes saw side by side, with the module.
     ``free_axis`` is the axis of a requested shape whose length is given as -1, and so adapts.
     """
 
@@ -49,6 +50,7 @@ class TraceContext:
     adapts: bool = False
     free_axis: int | None = None
     macs: list[MacRecord] = field(default_factory=list)
+    runs: list[tuple[str, np.ndarray]] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
     _known: dict[int, _Known] = field(default_factory=dict)
     _fresh: dict[int, weakref.ref[torch.Tensor]] = field(default_factory=dict)
@@ -163,6 +165,12 @@ class TraceContext:
         """Have verification find out whether the user's code adapts, unless it is known to."""
         if not self.adapts:
             self.space.ask(labels, self.because(text))
+            self.saw(labels)
+
+    def saw(self, *runs: np.ndarray) -> None:
+        """The user's code may know the lengths of these runs of labels."""
+        if not self.adapts:
+            self.runs += [(self.module, labels.reshape(-1)) for labels in runs if labels.size > 1]
 
     def inexact(self, labels: np.ndarray, text: str) -> None:
         """Zeroing these labels is not the same as removing them."""

@@ -36,7 +36,9 @@ class ModuleTracker:
             with torch._C.DisableTorchFunction():
                 self.calls[self.ctx.module] = CallShapes(self._shape(tensors_in(args)), self._shape(tensors_in(output)))
         self.ctx.module, self.ctx.module_type = self.stack.pop()
-        self.deepest = self.ctx.module
+        # Where something was raised there is no output, and every caller up to the model is left.
+        if output is not None:
+            self.deepest = self.ctx.module
 
     def _shape(self, tensors: list[torch.Tensor]) -> tuple[tuple[np.ndarray | None, int], ...] | None:
         if not tensors:

@@ -44,6 +44,20 @@ class CallShapes:
     output: tuple[tuple[np.ndarray | None, int], ...] | None
 
 
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An attribute of a user's module with the value that a run of ``labels`` has as its length, where it runs."""
+
+    module: str
+    cls: type
+    attribute: str
+    labels: np.ndarray
+
+
+Followed = tuple[type, str]
+"""An attribute of all modules of a class."""
+
+
 @dataclass(eq=False)
 class Trace:
     """What the passes recorded, before channels are made of it."""
@@ -53,6 +67,7 @@ class Trace:
     aliases: dict[str, str]
     macs: list[MacRecord] = field(default_factory=list)
     calls: dict[str, CallShapes] = field(default_factory=dict)
+    candidates: list[Candidate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     batch: int = 1
 

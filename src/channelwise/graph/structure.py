@@ -136,6 +136,15 @@ class MacTerm:
 
 
 @dataclass(frozen=True)
+class Number:
+    """A whole number in an attribute of a user's module that has to follow the channels: its value is ``size``."""
+
+    module: str
+    attribute: str
+    size: Size
+
+
+@dataclass(frozen=True)
 class ModuleSizes:
     """Shapes seen by one module call, as linear forms: of its first tensor argument and of its first output."""
 
@@ -148,6 +157,7 @@ class Structure:
     """Everything a trace found out. Holds no tensors and no modules.
 
     ``tensor_sizes[name]`` gives the slim length of every axis (of a blocked axis 1: per block).
+    ``numbers`` were found by verification: without them the code of these modules does not adapt.
     ``aliases`` maps further names of a shared tensor to the name used here.
     """
 
@@ -159,6 +169,7 @@ class Structure:
     module_sizes: Mapping[str, ModuleSizes] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    numbers: tuple[Number, ...] = ()
 
     def group(self, name: str) -> Group:
         """The group called ``name``."""

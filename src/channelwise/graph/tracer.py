@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,7 +15,7 @@ from channelwise.graph.context import TraceContext, tensors_in
 from channelwise.graph.dispatch import LabelMode
 from channelwise.graph.labels import LabelSpace
 from channelwise.graph.modules import ModuleTracker
-from channelwise.graph.recording import Trace, label_tensors, named_tensors
+from channelwise.graph.recording import Candidate, Trace, label_tensors, named_tensors
 from channelwise.graph.structure import Cause, Reason
 from channelwise.graph.watch import FunctionWatch, ask_where_widths_are_read
 
@@ -84,8 +85,23 @@ def run_labelled(
             trace.space.freeze(m.labels, Reason("output", "", "an output of the network", Cause.OUTPUT))
     if record:
         trace.macs = ctx.macs
+        trace.candidates = _candidates(model, ctx.runs)
     ctx.touched = {id(t) for t in stored.values()} & ctx.touched
     return ctx, outputs
+
+
+def _candidates(model: nn.Module, runs: Sequence[tuple[str, np.ndarray]]) -> list[Candidate]:
+    """Attributes of the users' modules whose values are lengths that operations in them saw, the first of each."""
+    found: dict[tuple[str, str], Candidate] = {}
+    modules = dict(model.named_modules())
+    for name, labels in runs:
+        module = modules[name]
+        if type(module).__module__.startswith("torch.nn."):
+            continue
+        for attribute, value in module.__dict__.items():
+            if type(value) is int and value == labels.size:
+                found.setdefault((name, attribute), Candidate(name, type(module), attribute, labels))
+    return list(found.values())
 
 
 def output_tensors(output: Any) -> list[torch.Tensor]:

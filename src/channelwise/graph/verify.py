@@ -1,4 +1,4 @@
-"""Find out by trying whether the user's code adapts: prune questioned groups, run again, freeze the guilty."""
+"""Find out by trying whether the user's code adapts: prune questioned groups, run again; correct it or freeze them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from channelwise.graph.channels import build, components, group_labels
 from channelwise.graph.context import tensors_in
 from channelwise.graph.labels import LabelSpace, Question
-from channelwise.graph.recording import TensorLabels, Trace
+from channelwise.graph.recording import Followed, TensorLabels, Trace
 from channelwise.graph.structure import Cause, Group, Reason, Structure
 from channelwise.graph.tracer import output_tensors, run_labelled, undisturbed_randomness
 
@@ -26,11 +26,15 @@ Surgeon = Callable[[Structure, Kept], nn.Module]
 
 @dataclass(frozen=True)
 class _Failure:
-    """What went wrong with some groups pruned; ``suspects`` are the groups that look guilty, if anything tells."""
+    """What went wrong with some groups pruned; ``suspects`` are the groups that look guilty, if anything tells.
+
+    ``module``: where the model's code raised.
+    """
 
     text: str
     suspects: frozenset[str] = frozenset()
     raised: bool = False
+    module: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,54 @@ class Verifier:
     masked: Surgeon
 
     def run(self) -> Structure:
-        """The structure in which every questioned group has been seen to adapt, or is frozen with the reason."""
+        """The structure in which every questioned group has been seen to adapt, or is frozen with the reason.
+
+        Where code does not adapt, numbers that its modules keep are made to follow the channels first, for all modules
+        of a class; only if that does not help do channels stay.
+        """
         banned: list[tuple[np.ndarray, Reason]] = []
+        following: set[Followed] = set()
+        tried: set[Followed] = set()
         while True:
-            structure = build(self.trace, banned)
+            structure = build(self.trace, banned, following)
             asked = _asked(self.trace, structure)
             failure = self.check(structure, sorted(asked)) if asked else None
+            banned = []
             if failure is None:
-                return structure
+                return self._fewest(structure, following)
+            untried = self._keepers(failure, asked) - tried
+            tried |= untried
+            if untried and self._helps(failure, following | untried):
+                logger.debug("verification: %s follow the channels now: %s", untried, failure.text)
+                following |= untried
+                continue
             guilty = self._guilty(structure, sorted(asked), failure)
             logger.debug("verification: %s because of %s", sorted(guilty), failure.text)
             banned = [self._ban(structure, name, asked[name], failure.text) for name in guilty]
+
+    def _fewest(self, structure: Structure, following: set[Followed]) -> Structure:
+        """The same without numbers that just happen to be as large as a number of channels."""
+        for one in sorted(following, key=str):
+            trial = build(self.trace, (), following - {one})
+            if self.check(trial, sorted(_asked(self.trace, trial))) is None:
+                structure, following = trial, following - {one}
+        return structure
+
+    def _helps(self, failure: _Failure, following: set[Followed]) -> bool:
+        """Whether a failure is gone, or another, once the numbers of these classes follow."""
+        structure = build(self.trace, (), following)
+        asked = _asked(self.trace, structure)
+        now = self.check(structure, sorted(asked))
+        return now is None or (now.text, now.module) != (failure.text, failure.module)
+
+    def _keepers(self, failure: _Failure, asked: Mapping[str, Question]) -> set[Followed]:
+        """The numbers that may be the reason of a failure: of modules where it was raised, or questions are from."""
+        if failure.raised:
+            path = failure.module.split(".")
+            places = {".".join(path[:depth]) for depth in range(len(path) + 1)}
+        else:
+            places = {asked[name].reason.module for name in failure.suspects & set(asked) or set(asked)}
+        return {(c.cls, c.attribute) for c in self.trace.candidates if c.module in places}
 
     def check(self, structure: Structure, names: Sequence[str]) -> _Failure | None:
         """Prune about half of these groups: do the same labels meet in the slim model, and is it the masked one?"""
@@ -97,7 +138,7 @@ class Verifier:
             # Whatever the user's code raises with fewer channels: it does not adapt.
             module = getattr(error, "_channelwise_module", "")
             text = f"with fewer channels the model's code raises {type(error).__name__}: {_first_line(error)}"
-            return _Failure(text, frozenset(_asked_in(self.trace, structure, module)), raised=True), []
+            return _Failure(text, frozenset(_asked_in(self.trace, structure, module)), True, module), []
         a, b = second.space.all_pairs()
         known = np.concatenate([frozen, np.ones(max(second.space.count - frozen.size, 0), bool)])
         wrong = (a != b) & ~(known[a] & known[b])

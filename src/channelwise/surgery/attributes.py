@@ -13,6 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from channelwise.graph.structure import Size, Structure
+from channelwise.surgery.slicing import NUMBERS
 
 Shape = tuple[int, ...]
 
@@ -127,10 +128,12 @@ def fix_attributes(
     ``model`` has its new tensors already. ``structure`` and the kept counts of its groups tell the sizes that no
     tensor shows, of norms without affine parameters for example.
     """
-    calls = _resized_calls(structure, kept_counts) if structure is not None and kept_counts is not None else {}
-    if not resized and not calls:
-        return
+    calls: dict[str, Kept] = {}
     modules = dict(model.named_modules())
+    if structure is not None and kept_counts is not None:
+        calls = _resized_calls(structure, kept_counts)
+        for number in structure.numbers:
+            set_followed(modules[number.module], {number.attribute: number.size(kept_counts)})
     for name in {**resized, **calls}:
         module = modules.get(name)
         if module is None:
@@ -150,6 +153,27 @@ def fix_attributes(
             )
         if own is not None:
             _refresh_computed(module)
+
+
+_FOLLOWED = "_channelwise_numbers"
+
+
+def set_followed(module: nn.Module, numbers: Mapping[str, int]) -> None:
+    """Set numbers that follow the channels, and note on the module which: files and state dicts have to hold them."""
+    module.__dict__.update(numbers)
+    known = module.__dict__.get(_FOLLOWED, ())
+    if not known:
+        module.register_state_dict_post_hook(_hand_over)
+    module.__dict__[_FOLLOWED] = tuple(sorted({*known, *numbers}))
+
+
+def _hand_over(module: nn.Module, state_dict: Any, prefix: str, local_metadata: dict[str, Any]) -> None:
+    local_metadata[NUMBERS] = followed_numbers(module)
+
+
+def followed_numbers(module: nn.Module) -> dict[str, int]:
+    """The numbers of a slim model's module that follow the channels."""
+    return {name: module.__dict__[name] for name in module.__dict__.get(_FOLLOWED, ())}
 
 
 def _direct(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -21,10 +21,10 @@ from channelwise.errors import InvalidArgumentError, ResultsFileError, Unsupport
 from channelwise.files import Record, first_problem, sync_folder, writing
 from channelwise.graph.structure import Structure
 from channelwise.modelcheck import describe
-from channelwise.surgery.attributes import fixer_of
+from channelwise.surgery.attributes import fixer_of, followed_numbers
 from channelwise.surgery.counts import counts_from_shapes
 from channelwise.surgery.install import check_sizes, install
-from channelwise.surgery.slicing import named_tensors
+from channelwise.surgery.slicing import NUMBERS, named_tensors
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,42 @@ def _load_state(model: nn.Module, state: Mapping[str, Any], structure: Structure
                     f"the buffer {name} loses channels but is not part of a state dict (it is not persistent); "
                     "use channelwise.save and channelwise.load with a file"
                 )
-    install(model, present, tensors, structure=structure, counts=counts)
+    elif getattr(state, "_metadata", None) is None:
+        _mention_numbers(model, present, tensors)
+    install(model, present, tensors, attributes=_numbers_of(state), structure=structure, counts=counts)
+
+
+def _numbers_of(state: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """By module, the numbers that follow the channels, as far as the state dict has metadata."""
+    metadata = getattr(state, "_metadata", None) or {}
+    found = {name: entry[NUMBERS] for name, entry in metadata.items() if isinstance(entry, dict) and NUMBERS in entry}
+    if found and all(name.partition(".")[0] == "module" for name in found):
+        found = {name.removeprefix("module").removeprefix("."): numbers for name, numbers in found.items()}
+    return found
+
+
+def _mention_numbers(
+    model: nn.Module, present: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Nothing tells which numbers in the users' modules have to follow the channels: say where there may be some."""
+    for path, module in model.named_modules():
+        if type(module).__module__.startswith("torch.nn."):
+            continue
+        inside = [name for name in present if not path or name.startswith(f"{path}.")]
+        lost = {
+            old
+            for name in inside
+            for old, new in zip(present[name].shape, tensors[name].shape, strict=True)
+            if old != new
+        }
+        numbers = [name for name, value in vars(module).items() if type(value) is int and value in lost]
+        if numbers:
+            log.warning(
+                "This state dict has lost the metadata that torch gives it, so %s of %r stays as it is. If the code "
+                "needs it, give structure=channelwise.trace(model, inputs), or use channelwise.save.",
+                numbers[0], path or type(model).__name__,
+            )  # fmt: skip
+            return
 
 
 def _read(path: Path) -> tuple[Header, dict[str, torch.Tensor]]:
@@ -251,6 +286,7 @@ def _attributes(model: nn.Module) -> dict[str, dict[str, Any]]:
     for name, module in model.named_modules():
         known = fixer_of(type(module))
         values = {a: getattr(module, a) for a in known.attributes if hasattr(module, a)} if known else {}
+        values |= followed_numbers(module)
         if values:
             found[name] = values
     return found

@@ -10,7 +10,7 @@ from torch import nn
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.graph.structure import Structure
-from channelwise.surgery.attributes import fix_attributes, fixer_of, resized_modules
+from channelwise.surgery.attributes import fix_attributes, fixer_of, resized_modules, set_followed
 from channelwise.surgery.clone import stand_in
 
 
@@ -79,6 +79,8 @@ def _set_attributes(module: nn.Module, values: Mapping[str, Any]) -> None:
     known = fixer_of(type(module))
     for attribute, value in values.items():
         if known is None or attribute not in known.attributes:
+            if type(value) is int and type(module.__dict__.get(attribute)) is int:
+                set_followed(module, {attribute: value})
             continue
         old = getattr(module, attribute, None)
         value = tuple(value) if isinstance(value, list) and isinstance(old, tuple) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -49,12 +50,14 @@ class Cut:
 class Cuts:
     """What stays of every tensor that a selection touches; plain data that pickles.
 
-    ``tensors`` is keyed by the structure's tensor names; ``shapes`` covers the untouched tensors too.
+    ``tensors`` is keyed by the structure's tensor names; ``shapes`` covers the untouched tensors too. ``numbers`` are
+    the attributes of modules that follow the channels, as they are in the slim model.
     """
 
     tensors: Mapping[str, Cut]
     shapes: Mapping[str, tuple[int, ...]]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: Any) -> Cuts:
         return self
@@ -133,7 +136,11 @@ def cut_tensors(structure: Structure, selection: Selection) -> Cuts:
                 axes[slots.axis] = np.ones(structure.tensors[slots.tensor].slots(slots.axis), dtype=bool)
             axes[slots.axis][slots.index[lost]] = False
     tensors = {name: _cut(structure.tensors[name], axes) for name, axes in keep.items()}
-    return Cuts(tensors, {n: tuple(t.shape) for n, t in structure.tensors.items()}, dict(structure.aliases))
+    counts = {group.name: len(selection.kept[group.name]) for group in structure.groups}
+    numbers: dict[str, dict[str, int]] = {}
+    for number in structure.numbers:
+        numbers.setdefault(number.module, {})[number.attribute] = number.size(counts)
+    return Cuts(tensors, {n: tuple(t.shape) for n, t in structure.tensors.items()}, dict(structure.aliases), numbers)
 
 
 def _cut(info: TensorInfo, keep: Mapping[int, np.ndarray]) -> Cut:
@@ -247,6 +254,10 @@ def tensors_of(model: nn.Module, names: Iterable[str], cuts: Cuts) -> dict[str, 
     return found
 
 
+NUMBERS = "channelwise_numbers"
+"""In the metadata that a state dict has for a module: the attributes that follow the channels."""
+
+
 def map_state(state: Mapping[str, Any], cuts: Cuts, change: Any) -> dict[str, Any]:
     """A state dict with ``change(tensor, cut)`` applied to the touched tensors; order and metadata are kept."""
     result = type(state)() if isinstance(state, dict) else {}
@@ -262,13 +273,23 @@ def map_state(state: Mapping[str, Any], cuts: Cuts, change: Any) -> dict[str, An
         result[key] = value
     metadata = getattr(state, "_metadata", None)
     if metadata is not None:
-        result._metadata = metadata  # type: ignore[attr-defined]
+        result._metadata = copy.deepcopy(metadata)  # type: ignore[attr-defined]
     return result
+
+
+def slim_state(state: Mapping[str, Any], cuts: Cuts) -> dict[str, Any]:
+    """The state dict of the slim model, which knows the numbers that its modules need."""
+    slim = map_state(state, cuts, take)
+    metadata = getattr(slim, "_metadata", None)
+    if metadata is not None:
+        for module, numbers in cuts.numbers.items():
+            metadata.setdefault(module, {})[NUMBERS] = dict(numbers)
+    return slim
 
 
 def slim_state_dict(state_dict: Mapping[str, Any], structure: Structure, selection: Selection) -> dict[str, Any]:
     """The state dict of the slim model from that of the original or sparse one; keys and their order stay."""
-    return map_state(state_dict, cut_tensors(structure, selection), take)
+    return slim_state(state_dict, cut_tensors(structure, selection))
 
 
 def _columns_of_rows(cut: Cut) -> np.ndarray:

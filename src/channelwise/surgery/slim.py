@@ -12,7 +12,17 @@ from channelwise.errors import InvalidArgumentError
 from channelwise.graph.structure import Structure
 from channelwise.surgery.attributes import fix_attributes, resized_modules
 from channelwise.surgery.clone import Companion, clone_module, stand_in
-from channelwise.surgery.slicing import Cut, Cuts, check_shape, cut_tensors, map_state, scatter, take, tensors_of
+from channelwise.surgery.slicing import (
+    NUMBERS,
+    Cut,
+    Cuts,
+    check_shape,
+    cut_tensors,
+    map_state,
+    scatter,
+    take,
+    tensors_of,
+)
 
 if TYPE_CHECKING:
     from channelwise.selection import Selection
@@ -84,7 +94,10 @@ def _spread(slim_state: Mapping[str, Any], cuts: Cuts, like: Mapping[str, Any] |
             wide = torch.where(lost, like[cut.info.name].to(wide), wide)
         return wide
 
-    return map_state(slim_state, cuts, spread)
+    wide = map_state(slim_state, cuts, spread)
+    for entry in getattr(wide, "_metadata", {}).values():
+        entry.pop(NUMBERS, None)
+    return wide
 
 
 class SparseStateDict(Companion):

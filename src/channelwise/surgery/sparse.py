@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from channelwise.errors import InvalidArgumentError
 from channelwise.graph.structure import Structure
 from channelwise.surgery.clone import GUARD, Companion, clone_module, stand_in
-from channelwise.surgery.slicing import Cuts, cut_tensors, map_state, named_tensors, removed_mask, take, tensors_of
+from channelwise.surgery.slicing import Cuts, cut_tensors, named_tensors, removed_mask, slim_state, tensors_of
 
 if TYPE_CHECKING:
     from channelwise.selection import Selection
@@ -198,4 +198,4 @@ class SlimStateDict(Companion):
         self.cuts = cuts
 
     def __call__(self) -> dict[str, Any]:
-        return map_state(self.model.state_dict(), self.cuts, take)
+        return slim_state(self.model.state_dict(), self.cuts)

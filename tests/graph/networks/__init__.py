@@ -10,6 +10,7 @@ from tests.graph.networks import (  # noqa: F401  (importing registers)
     hidden,
     inputs_outputs,
     norms,
+    numbers,
     regions,
     shapes,
     spatial,

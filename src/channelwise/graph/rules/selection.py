@@ -36,6 +36,9 @@ def slice_(
             ctx.freeze(m.labels, f"one in {step} channels is picked")
         elif m.axis == dim:
             _ask_or_freeze(ctx, m, out.shape[dim], "sliced along channels")
+            whole = ctx.one_axis(m)
+            first, last, _ = slice(start, end).indices(whole.size)
+            ctx.saw(whole[first:last], whole[:first], whole[:last], whole[last:], whole)
         at: list[slice] = [slice(None)] * x.ndim
         at[dim] = slice(start, end, step)
         maps.append(m.moved(m.labels[tuple(at)], m.axis))
@@ -77,6 +80,7 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
     for m in ctx.maps(x):
         if m.axis == dim and len(out) > 1:
             labels = ctx.one_axis(m)
+            ctx.saw(*np.split(labels, np.cumsum(lengths)[:-1]), labels)
             if len(set(lengths)) == 1 and lengths[0] > 1:
                 ctx.space.require_equal_parts(labels.reshape(len(lengths), -1), ctx.because("split into equal parts"))
                 ctx.ask(labels, "split along channels")

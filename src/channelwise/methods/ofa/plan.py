@@ -25,8 +25,8 @@ LATE = 4
 # So many combinations of a module's choices are remembered. Of many choices hardly one comes again, except the first
 # ones: the largest and the smallest subnet.
 REMEMBERED, REMEMBERED_LATE = 256, 4
-# Names of the shapes of a module's input and output, which no tensor can have.
-INPUT, OUTPUT = "->input", "->output"
+# Names of the shapes of a module's input and output, and how those of its numbers begin; no tensor is named like that.
+INPUT, OUTPUT, NUMBER = "->input", "->output", "->number "
 
 
 class Lengths:
@@ -126,16 +126,19 @@ class Plans:
 
 
 def _attributes(plan: ModulePlan, full: Shape, now: Shape, module: nn.Module) -> dict[str, Any]:
-    """What the class's fixer says, asked of a stand-in so that it starts from the full width."""
+    """Numbers that follow channels, and what the class's fixer says, asked of a stand-in that is at full width."""
+    before, after = _shapes(plan, full), _shapes(plan, now)
+    numbers = {name.removeprefix(NUMBER): after.pop(name)[0] for name in list(after) if name.startswith(NUMBER)}
     fixer = fixer_of(plan.cls)
     if fixer is None:
-        return {}
+        return numbers
+    for name in numbers:
+        del before[NUMBER + name]
     stand_in = object.__new__(plan.cls)
-    stand_in.__dict__ = {**module.__dict__, **plan.original}
-    before, after = _shapes(plan, full), _shapes(plan, now)
+    stand_in.__dict__ = {**module.__dict__, **plan.original, **numbers}
     calls = [(before.pop(call), after.pop(call)) if call in before else None for call in (INPUT, OUTPUT)]
     fixer.fix(stand_in, Sizes(before, after, *calls))
-    return {name: stand_in.__dict__[name] for name in fixer.attributes if name in stand_in.__dict__}
+    return numbers | {name: stand_in.__dict__[name] for name in fixer.attributes if name in stand_in.__dict__}
 
 
 def _shapes(plan: ModulePlan, lengths: Shape) -> dict[str, Shape]:
@@ -173,6 +176,8 @@ def _plans(structure: Structure, space: SearchSpace, model: nn.Module) -> tuple[
         calls = structure.module_sizes.get(path)
         if fixer is not None and calls is not None:
             shapes |= {name: call for name, call in ((INPUT, calls.input), (OUTPUT, calls.output)) if call is not None}
+        numbers = {n.attribute: n.size for n in structure.numbers if n.module == path}
+        shapes |= {NUMBER + name: (size,) for name, size in numbers.items()}
         sizes = [size for name in tensors.values() for size in structure.tensor_sizes[name]]
         sizes += [size for shape in shapes.values() for size in shape]
         needed = {group for size in sizes for group, _ in size.terms} & free
@@ -180,7 +185,7 @@ def _plans(structure: Structure, space: SearchSpace, model: nn.Module) -> tuple[
             continue
         kernel = kernels.get(path, -1)
         names = ["_active"] if tensors else []
-        names += [] if fixer is None else fixer.attributes
+        names += [*numbers, *(() if fixer is None else fixer.attributes)]
         names += ["kernel_size", "padding", "_reversed_padding_repeated_twice"] if kernel >= 0 else []
         original = {name: module.__dict__[name] for name in names if name in module.__dict__}
         if tensors:

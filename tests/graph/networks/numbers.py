@@ -1,0 +1,144 @@
+"""Networks whose modules keep numbers of channels in attributes: without them following, nothing could be pruned."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tests.graph.networks.registry import network
+
+
+class PartialConvolution(nn.Module):
+    """FasterNet: the first quarter of the channels is convolved, the rest stays as it is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.touched = width // 4
+        self.untouched = width - self.touched
+        self.conv = nn.Conv2d(self.touched, self.touched, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = torch.split(x, [self.touched, self.untouched], dim=1)
+        return torch.cat([self.conv(a), b], 1)
+
+
+@network("numbers")
+class PartialConvolutions(nn.Module):
+    """Two of them in residual blocks of one stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3)
+        self.mix = nn.ModuleList(PartialConvolution(16) for _ in range(2))
+        self.grow = nn.ModuleList(nn.Conv2d(16, 24, 1) for _ in range(2))
+        self.shrink = nn.ModuleList(nn.Conv2d(24, 16, 1) for _ in range(2))
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for mix, grow, shrink in zip(self.mix, self.grow, self.shrink, strict=True):
+            x = x + shrink(grow(mix(x)).relu())
+        return self.head(x)
+
+
+class SelectiveKernels(nn.Module):
+    """SKNet: every path has its share of the input channels; ``out_channels`` is never read while it runs."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.paths = width, width, 2
+        self.convs = nn.ModuleList(nn.Conv2d(width // 2, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pieces = torch.split(x, self.in_channels // self.paths, 1)
+        return sum(conv(piece).relu() for conv, piece in zip(self.convs, pieces, strict=True))
+
+
+@network("numbers")
+class SelectiveKernelNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(3, 16, 3), SelectiveKernels(16)
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.stem(x).relu()))
+
+
+class Scales(nn.Module):
+    """Res2Net: one 3x3 convolution after the other, each for a few channels more."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.expand = nn.Conv2d(12, 4 * width, 1)
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
+        self.merge = nn.Conv2d(4 * width, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pieces = torch.split(self.expand(x).relu(), self.width, 1)
+        out, last = [], pieces[0]
+        for k, conv in enumerate(self.convs):
+            last = conv(last if k == 0 else last + pieces[k]).relu()
+            out.append(last)
+        return self.merge(torch.cat([*out, pieces[3]], 1)) + x
+
+
+@network("numbers")
+class ScaleNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Conv2d(3, 12, 3), Scales(6), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.stem(x)))
+
+
+class DualPath(nn.Module):
+    """DPN: of one convolution's output some channels are added and the others appended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.added = 10
+        self.conv = nn.Conv2d(10, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return torch.cat([x + y[:, : self.added], y[:, self.added :]], 1)
+
+
+@network("numbers")
+class DualPathNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Conv2d(3, 10, 3), DualPath(), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.stem(x).relu()).relu())
+
+
+@network("numbers")
+class WidthInViews(nn.Module):
+    """The network's own module keeps a width for views of a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 10, 3), nn.Conv2d(10, 4, 1)
+        self.gate, self.width = nn.Parameter(torch.rand(10) + 0.5), 10
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x) * self.gate.view(1, self.width, 1, 1))
+
+
+@network("numbers", kept=("first", "head"))
+class NumberOfTwoMeanings(nn.Module):
+    """As many channels as pixels, in one number: if it followed the channels, the size of the image would change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.gate, self.eight = nn.Parameter(torch.rand(8) + 0.5), 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.interpolate(self.first(x), size=(self.eight, self.eight))
+        return self.head(x * self.gate.view(1, self.eight, 1, 1))
