@@ -31,7 +31,8 @@ never among them. *Time* is that of the trace, in forward passes of one image of
 traces within four forward passes and 0.3 s. *Slim only* are groups for which zeroing is not the same as
 removing (behind layer norm, for example): for these shapes, counts and training are checked, and that the same
 channels meet in the slim model. Of detectors the outputs of the heads are compared, as rounding decides the
-order of boxes; their own pre- and postprocessing runs.""".splitlines()
+order of boxes; their own pre- and postprocessing runs. YOLO models return the features of their neck
+beside their predictions; these are left out, so that they need not stay.""".splitlines()
 TITLES = {
     "torchvision": "torchvision",
     "timm": "timm",

@@ -101,6 +101,26 @@ def _torchvision() -> list[Entry]:
     return found
 
 
+class Predictions(nn.Module):
+    """A YOLO model that does not return the features of its neck beside what it predicts: outputs keep their size."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """Boxes, scores and so on, in the model's own nesting."""
+        return _without_features(self.model(images))
+
+
+def _without_features(output: Any) -> Any:
+    if isinstance(output, dict):
+        return {name: _without_features(part) for name, part in output.items() if name != "feats"}
+    if isinstance(output, (tuple, list)):
+        return type(output)(_without_features(part) for part in output)
+    return output
+
+
 def _yolo(name: str) -> nn.Module:
     from ultralytics.nn import tasks
 
@@ -111,5 +131,4 @@ def _yolo(name: str) -> nn.Module:
         "-obb": tasks.OBBModel,
     }
     kind = next((cls for suffix, cls in kinds.items() if name.endswith(suffix)), tasks.DetectionModel)
-    model: nn.Module = kind(f"{name}.yaml", verbose=False)
-    return model.eval()
+    return Predictions(kind(f"{name}.yaml", verbose=False)).eval()

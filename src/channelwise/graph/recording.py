@@ -46,12 +46,13 @@ class CallShapes:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """An attribute of a user's module with the value that a run of ``labels`` has as its length, where it runs."""
+    """An attribute of a user's module with the value that a run of ``labels`` has as its length, in module ``seen``."""
 
     module: str
     cls: type
     attribute: str
     labels: np.ndarray
+    seen: str
 
 
 Followed = tuple[type, str]

@@ -91,16 +91,20 @@ def run_labelled(
 
 
 def _candidates(model: nn.Module, runs: Sequence[tuple[str, np.ndarray]]) -> list[Candidate]:
-    """Attributes of the users' modules whose values are lengths that operations in them saw, the first of each."""
+    """Attributes of users' modules whose values are lengths that operations in them saw, the first of each.
+
+    The code of a module may also ask its children: ``self.block.width``.
+    """
     found: dict[tuple[str, str], Candidate] = {}
     modules = dict(model.named_modules())
     for name, labels in runs:
-        module = modules[name]
-        if type(module).__module__.startswith("torch.nn."):
-            continue
-        for attribute, value in module.__dict__.items():
-            if type(value) is int and value == labels.size:
-                found.setdefault((name, attribute), Candidate(name, type(module), attribute, labels))
+        near = {name: modules[name], **{f"{name}.{c}".lstrip("."): m for c, m in modules[name].named_children()}}
+        for path, module in near.items():
+            if type(module).__module__.startswith("torch.nn."):
+                continue
+            for attribute, value in module.__dict__.items():
+                if type(value) is int and value == labels.size:
+                    found.setdefault((path, attribute), Candidate(path, type(module), attribute, labels, name))
     return list(found.values())
 
 

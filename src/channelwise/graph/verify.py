@@ -98,7 +98,7 @@ class Verifier:
             places = {".".join(path[:depth]) for depth in range(len(path) + 1)}
         else:
             places = {asked[name].reason.module for name in failure.suspects & set(asked) or set(asked)}
-        return {(c.cls, c.attribute) for c in self.trace.candidates if c.module in places}
+        return {(c.cls, c.attribute) for c in self.trace.candidates if c.seen in places}
 
     def check(self, structure: Structure, names: Sequence[str]) -> _Failure | None:
         """Prune about half of these groups: do the same labels meet in the slim model, and is it the masked one?"""

@@ -130,6 +130,32 @@ class WidthInViews(nn.Module):
         return self.head(self.first(x) * self.gate.view(1, self.width, 1, 1))
 
 
+class Holder(nn.Module):
+    """Keeps a number that only its parent's code reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = 10
+        self.conv = nn.Conv2d(16, 10, 1)
+
+    def forward(self, hidden: Tensor, context: Tensor) -> Tensor:
+        return hidden + self.conv(torch.cat([hidden, context], 1))
+
+
+@network("numbers")
+class NumberOfAChild(nn.Module):
+    """RAFT: the encoder's channels are split at a number that another module keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.update, self.head = nn.Conv2d(3, 16, 3), Holder(), nn.Conv2d(10, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.encoder(x)
+        hidden, context = torch.split(x, [self.update.hidden, x.shape[1] - self.update.hidden], 1)
+        return self.head(self.update(hidden.tanh(), context.relu()))
+
+
 @network("numbers", kept=("first", "head"))
 class NumberOfTwoMeanings(nn.Module):
     """As many channels as pixels, in one number: if it followed the channels, the size of the image would change."""
