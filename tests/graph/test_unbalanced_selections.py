@@ -48,3 +48,24 @@ def test_strides_are_named_as_the_reason() -> None:
 def test_equal_pieces_go_on_being_pruned() -> None:
     pick = Picks(lambda x: torch.cat([part.relu() for part in x.chunk(2, 1)], 1))
     assert check_oracle(pick, torch.randn(2, 3, 8, 8)).prunable > 0.6
+
+
+class SameWidthTwice(nn.Module):
+    """A lambda layer: values are laid out by the width of the input, so both must keep as many channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.between = nn.Conv2d(3, 24, 3), nn.Conv2d(24, 24, 1)
+        self.values, self.head = nn.Conv2d(24, 24, 1), nn.Conv2d(24, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        n, c, h, w = x.shape
+        return self.head(self.values(self.between(x).relu()).flatten(2).reshape(n, c, h, w))
+
+
+def test_groups_that_need_to_keep_equally_many_without_saying_so_stay() -> None:
+    report = check_oracle(SameWidthTwice(), torch.randn(2, 3, 8, 8))
+    assert [group.layers for group in report.graph.groups] == [("between", "values")] or [
+        group.name for group in report.graph.groups
+    ] == ["between"]

@@ -201,17 +201,20 @@ def _names_of_channels(trace: Trace, structure: Structure, channel: np.ndarray, 
 
 
 def _half(structure: Structure, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Remove the first and the last channel and about half of the others, so that any fixed number shows.
+    """Remove the first and the last channel and a third to a half of the others, so that any fixed number shows.
 
     Numbers that adapt (half of the width, a quarter) are right only for selections that are balanced, which a user's
-    is not. So most of what stays is in the upper half, and groups lose differently many.
+    is not. So most of what stays is in the upper half, and groups lose differently many: code may need two groups to
+    keep as many channels without saying so.
     """
     wanted = set(names)
     random = np.random.default_rng(0)
     kept = {}
     for position, group in enumerate(structure.groups):
         indices = np.arange(group.size)
-        kept[group.name] = _half_of(group, random, (1 / 2, 1 / 3)[position % 2]) if group.name in wanted else indices
+        # Multiples of the golden ratio: neighbours, which are the ones that meet, are far apart.
+        share = 0.5 + 0.2 * (position * 0.618034 % 1)
+        kept[group.name] = _half_of(group, random, share) if group.name in wanted else indices
     return kept
 
 
