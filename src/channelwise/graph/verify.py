@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,37 +59,38 @@ class Verifier:
         banned: list[tuple[np.ndarray, Reason]] = []
         following: set[Followed] = set()
         tried: set[Followed] = set()
-        while True:
-            structure = build(self.trace, banned, following)
-            asked = _asked(self.trace, structure)
-            failure = self.check(structure, sorted(asked)) if asked else None
-            banned = []
-            if failure is None:
-                return self._fewest(structure, following)
+        structure, asked, failure = self._attempt(banned, following)
+        while failure is not None:
             untried = self._keepers(failure, asked) - tried
-            tried |= untried
-            if untried and self._helps(failure, following | untried):
-                logger.debug("verification: %s follow the channels now: %s", untried, failure.text)
-                following |= untried
-                continue
+            if untried:
+                tried |= untried
+                attempt = self._attempt((), following | untried)
+                if attempt[2] is None or (attempt[2].text, attempt[2].module) != (failure.text, failure.module):
+                    logger.debug("verification: %s follow the channels now: %s", untried, failure.text)
+                    structure, asked, failure = attempt
+                    following |= untried
+                    continue
             guilty = self._guilty(structure, sorted(asked), failure)
             logger.debug("verification: %s because of %s", sorted(guilty), failure.text)
             banned = [self._ban(structure, name, asked[name], failure.text) for name in guilty]
+            structure, asked, failure = self._attempt(banned, following)
+        return self._fewest(structure, following)
+
+    def _attempt(
+        self, banned: Sequence[tuple[np.ndarray, Reason]], following: Collection[Followed]
+    ) -> tuple[Structure, dict[str, Question], _Failure | None]:
+        """The structure, its groups with questions, and what went wrong with all of them pruned."""
+        structure = build(self.trace, banned, following)
+        asked = _asked(self.trace, structure)
+        return structure, asked, self.check(structure, sorted(asked)) if asked else None
 
     def _fewest(self, structure: Structure, following: set[Followed]) -> Structure:
         """The same without numbers that just happen to be as large as a number of channels."""
-        for one in sorted(following, key=str):
-            trial = build(self.trace, (), following - {one})
-            if self.check(trial, sorted(_asked(self.trace, trial))) is None:
+        for one in sorted(following, key=str) if len(following) > 1 else ():
+            trial, _, failure = self._attempt((), following - {one})
+            if failure is None:
                 structure, following = trial, following - {one}
         return structure
-
-    def _helps(self, failure: _Failure, following: set[Followed]) -> bool:
-        """Whether a failure is gone, or another, once the numbers of these classes follow."""
-        structure = build(self.trace, (), following)
-        asked = _asked(self.trace, structure)
-        now = self.check(structure, sorted(asked))
-        return now is None or (now.text, now.module) != (failure.text, failure.module)
 
     def _keepers(self, failure: _Failure, asked: Mapping[str, Question]) -> set[Followed]:
         """The numbers that may be the reason of a failure: of modules where it was raised, or questions are from."""
