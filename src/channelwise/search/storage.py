@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,12 @@ def _connected(url: URL, path: Path | None) -> Iterator[Storage]:
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     options: dict[str, Any] = {"pool_pre_ping": True}
     if path is not None:
-        options = {"connect_args": {"timeout": BUSY_SECONDS, "factory": _Connection}}
+        settings = {"timeout": BUSY_SECONDS, "factory": _Connection}
+        options = {"connect_args": settings}
+        if not url.query:
+            # Older versions of SQLAlchemy lose a path with a question mark on its way through a URL.
+            text = "sqlite:///search"
+            options = {"creator": partial(sqlite3.connect, str(path), check_same_thread=False, **settings)}
         _check_is_sqlite(path)
     with quiet_optuna(), _errors(shown, path):
         try:
