@@ -235,8 +235,12 @@ def test_auxiliary_heads_train() -> None:
     assert all(p.grad is not None for p in supernet.parameters())
 
 
+# More than 600 M parameters: the copies that a check compares do not fit into 24 GiB.
+HUGE = {"regnet_y_128gf", "vit_h_14"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in models.list_models(module=models) if n not in TORCHVISION])
+@pytest.mark.parametrize("name", [n for n in models.list_models(module=models) if n not in {*TORCHVISION, *HUGE}])
 def test_every_classification_model(name: str) -> None:
     side = SIDES.get(name, FIXED_SIZE.get(name.split("_")[0], 64))
     Checked(build(name), torch.randn(2, 3, side, side), subnets=1, channel_divisible=8)
