@@ -1,4 +1,6 @@
-"""The coverage sweep: every model pruned to half its channels and checked; writes docs/coverage.md.
+"""The coverage sweep: every model pruned to half its channels and checked; a table with ``--page``.
+
+Models of other projects are needed: ``pip install -e .[coverage]``.
 
 Models run in worker processes with a limit of time and memory each, one after the other; a model that crashes, hangs or
 takes too much is a row, not the end of the sweep. Rows are kept in a journal as they come: an interrupted sweep goes

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import tempfile
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torchvision
 from engine import Report, randomised
@@ -15,12 +17,15 @@ from torch import Tensor, nn
 
 import channelwise as cw
 from channelwise.methods.ofa import OFAPruner
+from channelwise.methods.ofa.evolution import FrontEvolution
+from channelwise.methods.ofa.window import WindowSpace
+from channelwise.search import Known, Request
 
 NETWORKS = ("mobilenet_v2", "resnet50")
 BATCH, PIXELS = 8, 112
 GOALS = {"full width": 1.03, "minimum width": 1.05, "random widths": 1.10}
 """Times of a training pass of the dynamic network to that of the static one."""
-SANDWICH, BUILD, EXTRACT, SAMPLE = 1.08, 1.5, 60.0, 1.0
+SANDWICH, BUILD, EXTRACT, SAMPLE, PROPOSAL = 1.08, 1.5, 60.0, 1.0, 2.0
 
 
 def step(model: nn.Module, x: Tensor) -> Callable[[], object]:
@@ -77,11 +82,37 @@ def time_surgery(report: Report, name: str, model: nn.Module, pruner: OFAPruner,
     report.add("static subnet extracted", name, extracted, traced, ("ms", EXTRACT) if name == "resnet50" else None)
 
 
+def time_proposals(report: Report, name: str, pruner: OFAPruner) -> None:
+    """A child of known subnets, moved into a window of one percent of the MACs: what a search does per candidate."""
+    space = pruner.search_space
+    full = float(space.macs(space.maximum))
+    window = WindowSpace(space, 0.595 * full, 0.605 * full)
+    strategy = FrontEvolution(step=full / 200e6)
+    rng = np.random.default_rng(0)
+    vectors = [window.encode(window.project(rng.random(window.dims))) for _ in range(100)]
+    finished = tuple(Known(number, vector, rng.random()) for number, vector in enumerate(vectors))
+    numbers = itertools.count(len(finished))
+
+    def propose() -> None:
+        request = Request(window, finished, (), np.empty((0, window.dims)), next(numbers), 0)  # type: ignore[arg-type]
+        window.project(strategy(request))
+
+    proposed = report.median_ms(propose, 100)
+    report.add("candidate proposed in the window, 100 known", name, proposed, proposed, ("ms", PROPOSAL))
+
+
+def time_sampling(report: Report, name: str) -> None:
+    """Sampling alone, of a network with long concatenations."""
+    model = randomised(getattr(torchvision.models, name))
+    pruner = OFAPruner(model, torch.randn(1, 3, 224, 224), quiet=True)
+    supernet = pruner.ofa_model()
+    sampled = report.median_ms(lambda: pruner.sample_subnet(supernet, "random"), 300)
+    report.add("sample_subnet", name, sampled, sampled, ("ms", SAMPLE))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--models", nargs="+", choices=("mobilenet_v2", "resnet50"), default=["mobilenet_v2", "resnet50"]
-    )
+    parser.add_argument("--models", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=15, help="runs of which the median is taken")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -95,6 +126,8 @@ def main() -> None:
             supernet = pruner.ofa_model().train()
             time_passes(report, name, pruner, supernet)
             time_surgery(report, name, model, pruner, supernet)
+            time_proposals(report, name, pruner)
+    time_sampling(report, "densenet121")
     print()
     for line in report.missed:
         print("missed:", line)

@@ -61,18 +61,13 @@ def train(model: nn.Module, images: cifar_data.Images, epochs: int, lr: float, b
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of train.npz and test.npz, or for torchvision")
+    cifar_data.add_options(parser)
     parser.add_argument("--checkpoint", type=Path, required=True, help="state dict of the dense network")
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="resnet20")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.5], help="shares of MACs removed, rising")
     parser.add_argument("--epochs", type=int, default=1, help="epochs of retraining after each pruning")
     parser.add_argument("--lr", type=float, default=0.03, help="peak learning rate")
     parser.add_argument("--analysis-images", type=int, default=1000, help="training images held out for the analysis")
-    parser.add_argument("--limit-train", type=int, help="use only so many training images (smoke tests)")
-    parser.add_argument("--limit-test", type=int, help="use only so many test images (smoke tests)")
-    parser.add_argument("--output", type=Path, default=Path("cifar10-output"), help="folder for everything written")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
 

@@ -40,7 +40,7 @@ FINETUNING_RATE = 0.01
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of train.npz and test.npz, or for torchvision")
+    cifar_data.add_options(parser)
     parser.add_argument("--checkpoint", type=Path, help="state dict of the dense network; without it one is trained")
     parser.add_argument("--dense-epochs", type=int, default=10, help="epochs of that training")
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="resnet20")
@@ -69,11 +69,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--finetune", type=int, default=1, help="epochs of finetuning of each budget")
     parser.add_argument("--calibration-images", type=int, default=1000, help="training images for batch norms")
     parser.add_argument("--score-images", type=int, default=1000, help="training images held out for scoring")
-    parser.add_argument("--limit-train", type=int, help="use only so many training images (smoke tests)")
-    parser.add_argument("--limit-test", type=int, help="use only so many test images (smoke tests)")
-    parser.add_argument("--output", type=Path, default=Path("cifar10-output"), help="folder for everything written")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
 

@@ -64,7 +64,7 @@ def retrain(
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of train.npz and test.npz, or for torchvision")
+    cifar_data.add_options(parser)
     parser.add_argument("--checkpoint", type=Path, required=True, help="state dict of the dense network")
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), default="resnet20")
     parser.add_argument("--ratio", type=float, default=0.5, help="share of MACs removed")
@@ -75,11 +75,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--score-images", type=int, default=1000, help="training images held out for scoring")
     parser.add_argument("--workers", type=int, help="processes that evaluate candidates")
     parser.add_argument("--strategy", help="how candidates are chosen; default: the guided search")
-    parser.add_argument("--limit-train", type=int, help="use only so many training images (smoke tests)")
-    parser.add_argument("--limit-test", type=int, help="use only so many test images (smoke tests)")
-    parser.add_argument("--output", type=Path, default=Path("cifar10-output"), help="folder for everything written")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
 

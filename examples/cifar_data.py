@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import logging
 from collections.abc import Iterator
@@ -65,6 +66,16 @@ def crop_and_flip(pixels: Tensor, margin: int = 4) -> Tensor:
     rows = top + torch.arange(height, device=device)
     image = torch.arange(n, device=device)[:, None, None]
     return padded[image, rows[:, :, None], (left + columns)[:, None, :]]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that all CIFAR-10 programs share."""
+    parser.add_argument("--data", type=Path, required=True, help="folder of train.npz and test.npz, or for torchvision")
+    parser.add_argument("--limit-train", type=int, help="use only so many training images (smoke tests)")
+    parser.add_argument("--limit-test", type=int, help="use only so many test images (smoke tests)")
+    parser.add_argument("--output", type=Path, default=Path("cifar10-output"), help="folder for everything written")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
 
 
 def load(folder: Path) -> tuple[Images, Images]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +106,7 @@ class Product:
         return F.pad(x, flat) if any(flat) else x
 
 
-class ProductWatch(TorchFunctionMode):
+class ProductWatch(TorchFunctionMode, ABC):
     """Calls ``self.product(product, x, compute)`` for every product with a weight that is one of ``names``.
 
     ``names`` maps ids of parameters to their names. ``compute()`` gives the output. Unbatched calls are left alone.
@@ -115,8 +116,9 @@ class ProductWatch(TorchFunctionMode):
         super().__init__()
         self.names = names
 
+    @abstractmethod
     def product(self, product: Product, x: Tensor, compute: Any) -> Tensor:
-        raise NotImplementedError
+        """The output of a product that was recognised."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -223,7 +223,7 @@ class _Check:
         if not macs:
             return
         # The counter knows no fused encoder layers, and under no_grad it stumbles over expanded parameters.
-        with _unfused_attention(), torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        with unfused_attention(), torch.enable_grad(), FlopCounterMode(display=False) as counter:
             slim(*copy.deepcopy(self.args), **copy.deepcopy(self.kwargs))
         counted = counter.get_total_flops() / 2 / self.batch
         analytic = self.graph.macs(selection)
@@ -276,7 +276,8 @@ class _Check:
 
 
 @contextmanager
-def _unfused_attention() -> Iterator[None]:
+def unfused_attention() -> Iterator[None]:
+    """The flop counter knows no fused encoder layers."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from channelwise.methods.ofa import OFAPruner, Setting
@@ -17,6 +15,7 @@ from channelwise.methods.ofa.layers import Dynamic
 from channelwise.surgery import clone_module, sparse_state_dict
 from channelwise.testing import check_modules, randomise
 from channelwise.testing.modules import settle_statistics
+from channelwise.testing.oracle import unfused_attention
 from channelwise.testing.values import cast, distance, equal, tensors
 
 
@@ -168,20 +167,9 @@ class Checked:
 
     def flops(self, model: nn.Module) -> float:
         batch = next(t.shape[0] for t in tensors((self.args, self.kwargs)))
-        with _unfused(), FlopCounterMode(display=False) as counter:
+        with unfused_attention(), FlopCounterMode(display=False) as counter:
             model.eval()(*copy.deepcopy(self.args), **copy.deepcopy(self.kwargs))
         return counter.get_total_flops() / batch
-
-
-@contextmanager
-def _unfused() -> Iterator[None]:
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class Small(nn.Module):
