@@ -15,7 +15,14 @@ from channelwise.graph.structure import Structure
 from channelwise.surgery import sparse_state_dict
 from tests.graph.expectations import check_network
 from tests.graph.networks import NETWORKS, Network, of_family
-from tests.graph.networks.numbers import DualPathNet, PartialConvolutions, SelectiveKernelNet, SelectiveKernels
+from tests.graph.networks.numbers import (
+    DualPathNet,
+    PartialConvolutions,
+    SelectiveKernelNet,
+    SelectiveKernels,
+    SharedNumbers,
+    TupleOfSizes,
+)
 
 IMAGES = torch.randn(2, 3, 8, 8)
 
@@ -42,6 +49,28 @@ def test_the_slim_model_has_other_numbers_and_the_users_model_the_same() -> None
     assert [block.touched for block in slim.mix] == [2, 2]
     assert [block.untouched for block in slim.mix] == [6, 6]
     assert [block.touched for block in model.mix] == [4, 4]
+
+
+def test_numbers_in_tuples_and_lists_follow(tmp_path: Path) -> None:
+    model = TupleOfSizes()
+    graph = cw.trace(model, IMAGES)
+    slim = graph.slim(graph.select(sparsity=0.5)).eval()
+    assert (slim.unequal.sizes, slim.equal.sizes, slim.view.shape) == ((5, 2, 2, 2), (2, 2, 2, 2), [7, 1, 1])
+    assert (model.unequal.sizes, model.equal.sizes, model.view.shape) == ((10, 4, 4, 4), (4, 4, 4, 4), [14, 1, 1])
+    cw.save(slim, tmp_path / "slim.safetensors")
+    for source in (tmp_path / "slim.safetensors", slim.state_dict()):
+        loaded = cw.load(TupleOfSizes(), source).eval()
+        assert (loaded.unequal.sizes, loaded.view.shape) == (slim.unequal.sizes, slim.view.shape)
+        assert torch.equal(loaded(IMAGES), slim(IMAGES))
+
+
+def test_of_two_widths_in_one_number_one_stays() -> None:
+    graph = cw.trace(SharedNumbers(), IMAGES)
+    assert {number for _, number in numbers(graph.structure)} == {"width", "inner"}
+    frozen = {f.tensor for f in graph.structure.frozen}
+    for block in (0, 1):
+        assert f"blocks.{block}.qkv.weight" in frozen
+    assert any(group.name == "stem" for group in graph.groups)
 
 
 def test_numbers_are_saved_loaded_and_saved_again(tmp_path: Path) -> None:
@@ -98,6 +127,17 @@ def test_copies_of_a_slim_model_are_pruned_further(duplicate: object) -> None:
     assert slim.block.in_channels == 8
     graph = cw.trace(slim, IMAGES)
     assert graph.slim(graph.select(sparsity=0.5)).block.in_channels == 4
+
+
+def test_a_supernets_tuples_follow_its_subnets() -> None:
+    pruner = cw.OFAPruner(TupleOfSizes(), IMAGES)
+    supernet = pruner.ofa_model([0.5, 1], 2, auto_add_excludes=False).eval()
+    for mode, sizes in (("max", (10, 4, 4, 4)), ("min", (6, 2, 2, 2))):
+        _, setting = pruner.sample_subnet(supernet, mode)
+        assert supernet.unequal.sizes == sizes
+        static = pruner.get_static_subnet(supernet, setting)[0].eval()
+        assert static.unequal.sizes == sizes
+        assert torch.equal(static(IMAGES), supernet(IMAGES))
 
 
 def test_a_supernets_numbers_follow_its_subnets() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -29,11 +29,14 @@ from channelwise.graph.structure import (
 _ROLES: tuple[Role, ...] = ("other", "output", "input", "scale", "shift")
 
 
-def components(space: LabelSpace, extra: Iterable[tuple[np.ndarray, np.ndarray]] = ()) -> np.ndarray:
+def components(space: LabelSpace) -> np.ndarray:
     """The component (channel) of every label, (labels,)."""
-    a, b = space.all_pairs(extra)
-    graph = coo_matrix((np.ones(a.size, np.int8), (a, b)), shape=(space.count, space.count))
-    return connected_components(graph, directed=False)[1]
+    size = (len(space.pairs), space.count)
+    if space.solved is None or space.solved[0] != size:
+        a, b = space.all_pairs()
+        graph = coo_matrix((np.ones(a.size, np.int8), (a, b)), shape=(space.count, space.count))
+        space.solved = size, connected_components(graph, directed=False)[1]
+    return space.solved[1]
 
 
 def build(

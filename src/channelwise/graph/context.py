@@ -38,6 +38,7 @@ class TraceContext:
     """The state of one run of the model under the tracer.
 
     ``module`` is the qualified name of the module being executed, ``operation`` the ATen operator.
+    ``heads`` are the numbers of attention heads that the module's attributes tell.
     ``adapts`` is true inside calls that compute their sizes from their input (``flatten``, ``chunk`` …).
     ``runs`` are the labels that operations with constant sizes saw side by side, with the module.
     ``free_axis`` is the axis of a requested shape whose length is given as -1, and so adapts.
@@ -46,11 +47,12 @@ class TraceContext:
     space: LabelSpace
     module: str = ""
     module_type: type = torch.nn.Module
+    heads: frozenset[int] = frozenset()
     operation: str = ""
     adapts: bool = False
     free_axis: int | None = None
     macs: list[MacRecord] = field(default_factory=list)
-    runs: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    runs: list[tuple[str, tuple[np.ndarray, ...]]] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
     _known: dict[int, _Known] = field(default_factory=dict)
     _fresh: dict[int, weakref.ref[torch.Tensor]] = field(default_factory=dict)
@@ -169,8 +171,9 @@ class TraceContext:
 
     def saw(self, *runs: np.ndarray) -> None:
         """The user's code may know the lengths of these runs of labels."""
-        if not self.adapts:
-            self.runs += [(self.module, labels.reshape(-1)) for labels in runs if labels.size > 1]
+        seen = tuple(labels.reshape(-1) for labels in runs if labels.size > 1)
+        if seen and not self.adapts:
+            self.runs.append((self.module, seen))
 
     def inexact(self, labels: np.ndarray, text: str) -> None:
         """Zeroing these labels is not the same as removing them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,7 +67,10 @@ class Question:
 
 @dataclass
 class LabelSpace:
-    """Allocates labels and records what a trace learns about them. Recording only appends; nothing is solved here."""
+    """Allocates labels and records what a trace learns about them. Recording only appends; nothing is solved here.
+
+    ``solved``: how much was recorded when it was solved last, and what came out.
+    """
 
     count: int = 0
     pairs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
@@ -77,6 +79,7 @@ class LabelSpace:
     parts: list[EqualParts] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     roles: list[tuple[np.ndarray, Role]] = field(default_factory=list)
+    solved: tuple[tuple[int, int], np.ndarray] | None = None
     _reason_nodes: dict[Reason, int] = field(default_factory=dict)
 
     def new(self, n: int) -> np.ndarray:
@@ -129,9 +132,8 @@ class LabelSpace:
         """What the slots with these labels do in their layer."""
         self.roles.append((labels.reshape(-1), role))
 
-    def all_pairs(self, extra: Iterable[tuple[np.ndarray, np.ndarray]] = ()) -> tuple[np.ndarray, np.ndarray]:
+    def all_pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """All recorded pairs as two arrays (k,)."""
-        pairs = [*self.pairs, *extra]
-        if not pairs:
+        if not self.pairs:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        return np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs])
+        return np.concatenate([a for a, _ in self.pairs]), np.concatenate([b for _, b in self.pairs])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ class ModuleTracker:
 
     def __init__(self, model: nn.Module, ctx: TraceContext, calls: dict[str, CallShapes] | None) -> None:
         self.ctx, self.calls = ctx, calls
-        self.stack: list[tuple[str, type]] = []
+        self.stack: list[tuple[str, type, frozenset[int]]] = []
         self.deepest = ""
         self.names = {id(m): n for n, m in model.named_modules()}
         self.handles = []
@@ -26,8 +27,9 @@ class ModuleTracker:
             self.handles.append(module.register_forward_hook(self._leave, always_call=True))
 
     def _enter(self, module: nn.Module, args: Any) -> None:
-        self.stack.append((self.ctx.module, self.ctx.module_type))
-        self.ctx.module, self.ctx.module_type = self.names[id(module)], type(module)
+        ctx = self.ctx
+        self.stack.append((ctx.module, ctx.module_type, ctx.heads))
+        ctx.module, ctx.module_type, ctx.heads = self.names[id(module)], type(module), _heads(module)
         self.deepest = self.ctx.module
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -35,7 +37,7 @@ class ModuleTracker:
             # Our own looking at shapes is nothing that the function watch should see.
             with torch._C.DisableTorchFunction():
                 self.calls[self.ctx.module] = CallShapes(self._shape(tensors_in(args)), self._shape(tensors_in(output)))
-        self.ctx.module, self.ctx.module_type = self.stack.pop()
+        self.ctx.module, self.ctx.module_type, self.ctx.heads = self.stack.pop()
         # Where something was raised there is no output, and every caller up to the model is left.
         if output is not None:
             self.deepest = self.ctx.module
@@ -50,6 +52,16 @@ class ModuleTracker:
         """Take the hooks off the traced copy."""
         for handle in self.handles:
             handle.remove()
+
+
+_HEADS = re.compile(r"(^|_)n?heads?(_\w)?$")
+
+
+def _heads(module: nn.Module) -> frozenset[int]:
+    """How many attention heads a user's module has, by the names that such numbers go by: ``num_heads``, ``heads``."""
+    if type(module).__module__.startswith("torch.nn."):
+        return frozenset()
+    return frozenset(v for name, v in module.__dict__.items() if type(v) is int and v > 1 and _HEADS.search(name))
 
 
 def _holds_numbers(module: nn.Module) -> bool:

@@ -46,17 +46,24 @@ class CallShapes:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """An attribute of a user's module with the value that a run of ``labels`` has as its length, in module ``seen``."""
+    """A number of a user's module with the value that a run of ``labels`` has as its length, in module ``seen``.
+
+    ``alone``: it is in a tuple of which the other numbers were not seen together with it.
+    """
 
     module: str
     cls: type
     attribute: str
     labels: np.ndarray
     seen: str
+    alone: bool
 
 
 Followed = tuple[type, str]
-"""An attribute of all modules of a class."""
+"""A number of all modules of a class."""
+
+Runs = tuple[str, tuple[np.ndarray, ...]]
+"""A module, and the labels that an operation in it saw side by side."""
 
 
 @dataclass(eq=False)
@@ -70,6 +77,7 @@ class Trace:
     calls: dict[str, CallShapes] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    types: dict[str, type] = field(default_factory=dict)
     batch: int = 1
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,7 +14,8 @@ from channelwise.graph.context import TraceContext, tensors_in
 from channelwise.graph.dispatch import LabelMode
 from channelwise.graph.labels import LabelSpace
 from channelwise.graph.modules import ModuleTracker
-from channelwise.graph.recording import Candidate, Trace, label_tensors, named_tensors
+from channelwise.graph.numbers import candidates
+from channelwise.graph.recording import Trace, label_tensors, named_tensors
 from channelwise.graph.structure import Cause, Reason
 from channelwise.graph.watch import FunctionWatch, ask_where_widths_are_read
 
@@ -85,27 +85,9 @@ def run_labelled(
             trace.space.freeze(m.labels, Reason("output", "", "an output of the network", Cause.OUTPUT))
     if record:
         trace.macs = ctx.macs
-        trace.candidates = _candidates(model, ctx.runs)
+        trace.candidates = candidates(model, ctx.runs)
     ctx.touched = {id(t) for t in stored.values()} & ctx.touched
     return ctx, outputs
-
-
-def _candidates(model: nn.Module, runs: Sequence[tuple[str, np.ndarray]]) -> list[Candidate]:
-    """Attributes of users' modules whose values are lengths that operations in them saw, the first of each.
-
-    The code of a module may also ask its children: ``self.block.width``.
-    """
-    found: dict[tuple[str, str], Candidate] = {}
-    modules = dict(model.named_modules())
-    for name, labels in runs:
-        near = {name: modules[name], **{f"{name}.{c}".lstrip("."): m for c, m in modules[name].named_children()}}
-        for path, module in near.items():
-            if type(module).__module__.startswith("torch.nn."):
-                continue
-            for attribute, value in module.__dict__.items():
-                if type(value) is int and value == labels.size:
-                    found.setdefault((path, attribute), Candidate(path, type(module), attribute, labels, name))
-    return list(found.values())
 
 
 def output_tensors(output: Any) -> list[torch.Tensor]:
@@ -179,7 +161,7 @@ def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     """
     space = LabelSpace()
     tensors, aliases = label_tensors(model, space)
-    trace = Trace(space, tensors, aliases)
+    trace = Trace(space, tensors, aliases, types={name: type(module) for name, module in model.named_modules()})
     first = next(iter(tensors_in(list(args)) + tensors_in(dict(kwargs))), None)
     trace.batch = first.shape[0] if first is not None and first.ndim else 1
     stored = {name: tensor for name, tensor, _ in named_tensors(model)}

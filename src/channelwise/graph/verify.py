@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 Kept = Mapping[str, np.ndarray]
 Surgeon = Callable[[Structure, Kept], nn.Module]
+Site = tuple[type | str, int]
+"""A place in the code of a class: the how-manieth question in a module of it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,13 @@ class _Failure:
     suspects: frozenset[str] = frozenset()
     raised: bool = False
     module: str = ""
+
+
+Asked = dict[str, list[Question]]
+"""The groups with questions, and all questions about each."""
+
+_Attempt = tuple[Structure, Asked, _Failure | None]
+"""A structure, its groups with questions, and what went wrong with all of them pruned."""
 
 
 @dataclass(frozen=True)
@@ -59,26 +69,42 @@ class Verifier:
         banned: list[tuple[np.ndarray, Reason]] = []
         following: set[Followed] = set()
         tried: set[Followed] = set()
+        sites = _sites(self.trace)
+        met: set[frozenset[Site]] = set()
         structure, asked, failure = self._attempt(banned, following)
         while failure is not None:
-            untried = self._keepers(failure, asked) - tried
-            if untried:
-                tried |= untried
-                attempt = self._attempt((), following | untried)
-                if attempt[2] is None or (attempt[2].text, attempt[2].module) != (failure.text, failure.module):
-                    logger.debug("verification: %s follow the channels now: %s", untried, failure.text)
-                    structure, asked, failure = attempt
-                    following |= untried
-                    continue
-            guilty = self._guilty(structure, sorted(asked), failure)
+            attempt, more = self._with_more_numbers(following, failure, asked, tried)
+            if attempt is not None:
+                logger.debug("verification: %s follow the channels now: %s", more, failure.text)
+                structure, asked, failure = attempt
+                following |= more
+                continue
+            # Where the same code failed in another module of its class, a failure here is not another story.
+            places = {name: frozenset(sites[id(question)] for question in asked[name]) for name in asked}
+            again = [name for name in asked if places[name] in met]
+            guilty = again if failure.suspects & set(again) else self._guilty(structure, sorted(asked), failure)
+            met |= {places[name] for name in guilty}
             logger.debug("verification: %s because of %s", sorted(guilty), failure.text)
-            banned = [self._ban(structure, name, asked[name], failure.text) for name in guilty]
+            banned = [self._ban(structure, name, asked[name][-1], failure.text) for name in guilty]
             structure, asked, failure = self._attempt(banned, following)
         return self._fewest(structure, following)
 
-    def _attempt(
-        self, banned: Sequence[tuple[np.ndarray, Reason]], following: Collection[Followed]
-    ) -> tuple[Structure, dict[str, Question], _Failure | None]:
+    def _with_more_numbers(
+        self, following: set[Followed], failure: _Failure, asked: Asked, tried: set[Followed]
+    ) -> tuple[_Attempt | None, set[Followed]]:
+        """An attempt in which this failure is gone as more numbers follow, and these numbers; those are now tried."""
+        likely, all_of_them = (self._keepers(failure, asked, alone) for alone in (False, True))
+        for numbers in (likely, all_of_them):
+            if numbers <= tried:
+                continue
+            more = numbers - tried if numbers is likely else numbers
+            tried |= numbers
+            attempt = self._attempt((), following | more)
+            if attempt[2] is None or (attempt[2].text, attempt[2].module) != (failure.text, failure.module):
+                return attempt, more
+        return None, set()
+
+    def _attempt(self, banned: Sequence[tuple[np.ndarray, Reason]], following: Collection[Followed]) -> _Attempt:
         """The structure, its groups with questions, and what went wrong with all of them pruned."""
         structure = build(self.trace, banned, following)
         asked = _asked(self.trace, structure)
@@ -86,20 +112,24 @@ class Verifier:
 
     def _fewest(self, structure: Structure, following: set[Followed]) -> Structure:
         """The same without numbers that just happen to be as large as a number of channels."""
+        following = {(self.trace.types[number.module], number.attribute) for number in structure.numbers}
         for one in sorted(following, key=str) if len(following) > 1 else ():
             trial, _, failure = self._attempt((), following - {one})
             if failure is None:
                 structure, following = trial, following - {one}
         return structure
 
-    def _keepers(self, failure: _Failure, asked: Mapping[str, Question]) -> set[Followed]:
-        """The numbers that may be the reason of a failure: of modules where it was raised, or questions are from."""
+    def _keepers(self, failure: _Failure, asked: Asked, alone: bool) -> set[Followed]:
+        """The numbers that may be the reason of a failure: of modules where it was raised, or questions are from.
+
+        ``alone``: also those that may be in a tuple by chance.
+        """
         if failure.raised:
             path = failure.module.split(".")
             places = {".".join(path[:depth]) for depth in range(len(path) + 1)}
         else:
-            places = {asked[name].reason.module for name in failure.suspects & set(asked) or set(asked)}
-        return {(c.cls, c.attribute) for c in self.trace.candidates if c.seen in places}
+            places = {asked[name][-1].reason.module for name in failure.suspects & set(asked) or set(asked)}
+        return {(c.cls, c.attribute) for c in self.trace.candidates if c.seen in places and alone >= c.alone}
 
     def check(self, structure: Structure, names: Sequence[str]) -> _Failure | None:
         """Prune about half of these groups: do the same labels meet in the slim model, and is it the masked one?"""
@@ -113,7 +143,9 @@ class Verifier:
             return None
         kept = _half(structure, exact)
         if exact != wanted:
-            outputs = run_once(self.slim(structure, kept), self.args, self.kwargs)
+            failure, outputs = self._labels_meet(structure, kept)
+            if failure is not None and failure.raised:
+                return failure
         expected = run_once(self.masked(structure, kept), self.args, self.kwargs)
         text = difference(outputs, expected)
         return None if text is None else _Failure(text)
@@ -145,25 +177,44 @@ class Verifier:
         wrong = (a != b) & ~(known[a] & known[b])
         if wrong.any():
             guilty = np.unique(np.concatenate([a[wrong], b[wrong]]))
-            names = _names_of_channels(self.trace, structure, channel, guilty[guilty < frozen.size])
+            membership = _Membership(self.trace, structure)
+            names = membership.names_of(membership.of_channel[guilty[guilty < frozen.size]])
             return _Failure("with fewer channels other channels meet than before", frozenset(names)), output
         return None, output
 
     def _guilty(self, structure: Structure, names: Sequence[str], failure: _Failure) -> list[str]:
         """The groups that make the check fail, found by bisection among the suspects first."""
         suspects = [n for n in names if n in failure.suspects]
-        if suspects and (found := self._bisect(structure, suspects)):
+        if 0 < len(suspects) < len(names) and (found := self._bisect(structure, suspects, fails=False)):
             return found
-        return self._bisect(structure, names) or list(names)
+        return self._bisect(structure, names, fails=True)
 
-    def _bisect(self, structure: Structure, names: Sequence[str]) -> list[str]:
-        if self.check(structure, names) is None:
-            return []
+    def _bisect(self, structure: Structure, names: Sequence[str], fails: bool, likely: bool = False) -> list[str]:
+        """Groups among these that make the check fail.
+
+        ``fails``: it is known to fail with all of them pruned; ``likely``: that is assumed until one is left.
+        """
+        if not fails and not (likely and len(names) > 1):
+            if self.check(structure, names) is None:
+                return []
+            fails = True
         if len(names) == 1:
             return list(names)
         half = len(names) // 2
-        found = self._bisect(structure, names[:half]) + self._bisect(structure, names[half:])
-        return found or list(names[half:])
+        found = self._bisect(structure, names[:half], fails=False)
+        found += self._bisect(structure, names[half:], fails=False, likely=not found)
+        return found if found or not fails else [self._last_of_several(structure, names)]
+
+    def _last_of_several(self, structure: Structure, names: Sequence[str]) -> str:
+        """The check fails with all of these but with neither half: the one that completes the first failing run."""
+        passes, fails = len(names) // 2, len(names)
+        while fails - passes > 1:
+            middle = (passes + fails) // 2
+            if self.check(structure, names[:middle]) is None:
+                passes = middle
+            else:
+                fails = middle
+        return names[fails - 1]
 
     def _ban(self, structure: Structure, name: str, question: Question, text: str) -> tuple[np.ndarray, Reason]:
         asked = question.reason
@@ -172,33 +223,51 @@ class Verifier:
         )
 
 
-def _asked(trace: Trace, structure: Structure) -> dict[str, Question]:
-    """The groups touched by questions, each with the last question about it."""
-    channel = components(trace.space)
-    found: dict[str, Question] = {}
+def _sites(trace: Trace) -> dict[int, Site]:
+    """The site of every question, by the question's id."""
+    counts: Counter[str] = Counter()
+    found = {}
     for question in trace.space.questions:
-        for name in _names_of_channels(trace, structure, channel, np.unique(channel[question.labels])):
-            found[name] = question
+        module = question.reason.module
+        found[id(question)] = (trace.types.get(module, module), counts[module])
+        counts[module] += 1
+    return found
+
+
+class _Membership:
+    """Which group every label is in."""
+
+    def __init__(self, trace: Trace, structure: Structure) -> None:
+        channel = components(trace.space)
+        group_of = np.full(int(channel.max()) + 1, -1)
+        for number, group in enumerate(structure.groups):
+            slots = group.slots[0]
+            axis = trace.tensors[slots.tensor].axes[slots.axis]
+            assert axis is not None
+            group_of[channel[axis[slots.index[:, 0]]]] = number
+        self.names = [group.name for group in structure.groups]
+        self.of_channel, self.of_label = group_of, group_of[channel]
+
+    def names_of(self, groups: np.ndarray) -> set[str]:
+        """The names of groups, given by their numbers; -1 is none."""
+        return {self.names[k] for k in np.unique(groups).tolist() if k >= 0}
+
+
+def _asked(trace: Trace, structure: Structure) -> Asked:
+    """The groups touched by questions."""
+    membership = _Membership(trace, structure)
+    found: Asked = {}
+    for question in trace.space.questions:
+        for name in membership.names_of(membership.of_label[question.labels]):
+            found.setdefault(name, []).append(question)
     return found
 
 
 def _asked_in(trace: Trace, structure: Structure, module: str) -> set[str]:
-    channel = components(trace.space)
-    names: set[str] = set()
-    for question in trace.space.questions:
-        if question.reason.module == module:
-            names |= _names_of_channels(trace, structure, channel, np.unique(channel[question.labels]))
-    return names
-
-
-def _names_of_channels(trace: Trace, structure: Structure, channel: np.ndarray, wanted: np.ndarray) -> set[str]:
-    names = np.full(int(channel.max()) + 1, -1)
-    for number, group in enumerate(structure.groups):
-        slots = group.slots[0]
-        axis = trace.tensors[slots.tensor].axes[slots.axis]
-        assert axis is not None
-        names[channel[axis[slots.index[:, 0]]]] = number
-    return {structure.groups[k].name for k in np.unique(names[wanted]) if k >= 0}
+    """The groups touched by questions of a module."""
+    asked = [q.labels for q in trace.space.questions if q.reason.module == module]
+    membership = _Membership(trace, structure)
+    return membership.names_of(membership.of_label[np.concatenate(asked)]) if asked else set()
 
 
 def _half(structure: Structure, names: Iterable[str]) -> dict[str, np.ndarray]:

@@ -84,7 +84,7 @@ class FunctionWatch(TorchFunctionMode):
             # The user's code may compute with the number, say as a scale, and no operation would show it.
             ctx.operation = f"Tensor.{func.__name__.replace('__get__', 'shape')}"
             for m in ctx.maps(args[0]):
-                ctx.ask(m.labels, "its size is read")
+                ctx.space.ask(m.labels, ctx.because("its size is read"))
         if func in _RESHAPING and not ctx.adapts:
             sizes = kwargs.get("shape", args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:])
             ctx.free_axis = list(sizes).index(-1) if -1 in sizes else None

@@ -12,6 +12,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from channelwise.graph.numbers import number_of, with_numbers
 from channelwise.graph.structure import Size, Structure
 from channelwise.surgery.slicing import NUMBERS
 
@@ -160,7 +161,7 @@ _FOLLOWED = "_channelwise_numbers"
 
 def set_followed(module: nn.Module, numbers: Mapping[str, int]) -> None:
     """Set numbers that follow the channels, and note on the module which: files and state dicts have to hold them."""
-    module.__dict__.update(numbers)
+    module.__dict__.update(with_numbers(module.__dict__, numbers))
     known = module.__dict__.get(_FOLLOWED, ())
     if not known:
         module.register_state_dict_post_hook(_hand_over)
@@ -173,7 +174,8 @@ def _hand_over(module: nn.Module, state_dict: Any, prefix: str, local_metadata: 
 
 def followed_numbers(module: nn.Module) -> dict[str, int]:
     """The numbers of a slim model's module that follow the channels."""
-    return {name: module.__dict__[name] for name in module.__dict__.get(_FOLLOWED, ())}
+    found = {name: number_of(module, name) for name in module.__dict__.get(_FOLLOWED, ())}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _direct(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
+from channelwise.graph.numbers import number_of
 from channelwise.graph.structure import Structure
 from channelwise.surgery.attributes import fix_attributes, fixer_of, resized_modules, set_followed
 from channelwise.surgery.clone import stand_in
@@ -79,7 +80,7 @@ def _set_attributes(module: nn.Module, values: Mapping[str, Any]) -> None:
     known = fixer_of(type(module))
     for attribute, value in values.items():
         if known is None or attribute not in known.attributes:
-            if type(value) is int and type(module.__dict__.get(attribute)) is int:
+            if type(value) is int and number_of(module, attribute) is not None:
                 set_followed(module, {attribute: value})
             continue
         old = getattr(module, attribute, None)

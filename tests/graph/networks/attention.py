@@ -101,6 +101,73 @@ class EncoderLayer(nn.Module):
         return self.head(self.layer(self.embed(x)))
 
 
+class HeadsInAttributes(Attention):
+    """As in timm: whole heads can go, as numbers of heads and of their channels are kept in attributes."""
+
+    def __init__(self, width: int = 12, heads: int = 3):
+        super().__init__(width, heads)
+        self.num_heads, self.head_dim, self.attn_dim = heads, width // heads, width
+        self.q_norm = nn.LayerNorm(self.head_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        qkv = self.qkv(x).reshape(n, t, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        y = self.attend(self.q_norm(q), k, v)
+        return self.proj(y.transpose(1, 2).reshape(n, t, self.attn_dim))
+
+
+class FusedHeads(HeadsInAttributes):
+    """With scaled_dot_product_attention and a bias for every head, looked up in a table as in Swin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(11, 3))
+        self.register_buffer("index", torch.arange(6)[:, None] - torch.arange(6)[None] + 5)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        bias = self.table[self.index.flatten()].view(6, 6, -1).permute(2, 0, 1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+class FourHeads(HeadsInAttributes):
+    """Four heads of three channels each."""
+
+    def __init__(self) -> None:
+        super().__init__(12, 4)
+
+
+class HeadsNet(nn.Module):
+    """Attention on a residual stream that stays."""
+
+    kind: type[nn.Module] = HeadsInAttributes
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = self.kind(), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x + self.attention(x))
+
+
+WIDE_TOKENS = ((2, 6, 12),)
+
+
+@network("attention", shapes=WIDE_TOKENS, kept=("head", "attention.proj"))
+class AsManyHeadsAsParts(HeadsNet):
+    """Three heads, and three parts: queries, keys and values."""
+
+
+@network("attention", shapes=WIDE_TOKENS, kept=("head", "attention.proj"))
+class FourHeadsNet(HeadsNet):
+    kind = FourHeads
+
+
+@network("attention", shapes=WIDE_TOKENS, kept=("head", "attention.proj"), smaller=("attention.table",))
+class FusedHeadsNet(HeadsNet):
+    kind = FusedHeads
+
+
 @network("attention", either=("query", "key", "value"), kept=("head",))
 class NonLocal(nn.Module):
     """Self-attention over space with 1x1 convolutions and bmm; the value path is prunable in principle."""

@@ -168,3 +168,73 @@ class NumberOfTwoMeanings(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = nn.functional.interpolate(self.first(x), size=(self.eight, self.eight))
         return self.head(x * self.gate.view(1, self.eight, 1, 1))
+
+
+class Branches(nn.Module):
+    """InceptionNeXt and MambaOut: sizes of a split in a tuple, of which three are equal."""
+
+    def __init__(self, width: int, branch: int) -> None:
+        super().__init__()
+        self.sizes = (width - 3 * branch, branch, branch, branch)
+        self.convs = nn.ModuleList(nn.Conv2d(branch, branch, 3, padding=1, groups=branch) for _ in range(3))
+        self.merge = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rest, *pieces = torch.split(x, self.sizes, 1)
+        return self.merge(torch.cat([rest, *(conv(p) for conv, p in zip(self.convs, pieces, strict=True))], 1))
+
+
+@network("numbers")
+class TupleOfSizes(nn.Module):
+    """Once with all sizes different from each other's sums, once with four equal ones; and one in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.unequal = nn.Conv2d(3, 22, 3), Branches(22, 4)
+        self.second, self.equal = nn.Conv2d(22, 16, 1), Branches(16, 4)
+        self.last, self.view, self.head = nn.Conv2d(16, 14, 1), Shape(14), nn.Conv2d(14, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.equal(self.second(self.unequal(self.first(x)).relu()))
+        return self.head(self.view(self.last(x.relu())))
+
+
+class Shape(nn.Module):
+    """MetaFormer's scale: the shape in which a parameter is viewed, in a list."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale, self.shape = nn.Parameter(torch.rand(width) + 0.5), [width, 1, 1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale.view(self.shape)
+
+
+class SharedNumber(nn.Module):
+    """SHViT: one number for two widths, of which nothing else says that they are equal; one of them has to stay."""
+
+    def __init__(self, width: int, touched: int) -> None:
+        super().__init__()
+        self.width, self.touched, self.inner = width, touched, 6
+        self.qkv, self.merge = nn.Conv2d(touched, 2 * 6 + touched, 1), nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = torch.split(x, [self.touched, self.width - self.touched], 1)
+        q, k, v = torch.split(self.qkv(a), [self.inner, self.inner, self.touched], 1)
+        q, k, v = q.flatten(2), k.flatten(2), v.flatten(2)
+        v = v @ (q.transpose(1, 2) @ k).softmax(-1).transpose(1, 2)
+        return self.merge(torch.cat([v.reshape(x.shape[0], self.touched, *x.shape[2:]), b], 1))
+
+
+@network("numbers", either=("blocks.0.qkv", "blocks.1.qkv", "stem", "blocks.0.merge", "blocks.1.merge"))
+class SharedNumbers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 26, 3), nn.Conv2d(26, 4, 1)
+        self.blocks = nn.ModuleList(SharedNumber(26, 8) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)

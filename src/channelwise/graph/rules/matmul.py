@@ -13,6 +13,7 @@ from channelwise.graph.rules.registry import operators, rule
 
 aten = torch.ops.aten
 
+_WIDTH = "attention heads have a fixed width"
 _FIXED = "multiplied and summed over with a tensor of fixed size, such as the network's input"
 
 
@@ -105,9 +106,32 @@ def dot(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) 
 def attention(
     ctx: TraceContext, out: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
 ) -> None:
-    """softmax(q kᵀ / √E) v on (B, heads, L, E): heads and their widths are constants of the user's code."""
-    ctx.freeze_all([query, key, value, *tensors_in(args), *tensors_in(kwargs)], "attention heads have a fixed width")
+    """softmax(q kᵀ s) v on (B, heads, L, E): heads go as wholes.
+
+    Widths of heads are contracted, but without a factor s the scale is one over the root of the queries' width.
+    """
+    masks = [t for t in [*tensors_in(args), *tensors_in(kwargs)] if ctx.maps(t)]
+    for tensor in (query, key, value, *masks):
+        ctx.freeze_axes(tensor, [d for d in range(tensor.ndim) if d != tensor.ndim - 3], _WIDTH)
+    heads = [ctx.map_on(t, t.ndim - 3) for t in (query, key, value)]
+    maps: list[LabelMap] = []
+    if any(heads):
+        known = [m for m in heads if m is not None]
+        for m in known[1:]:
+            ctx.space.join(known[0].flat, m.flat)
+        if len(known) < 3:
+            ctx.freeze(known[0].labels, _FIXED)
+        given = [t for t in [*tensors_in(args), *tensors_in(kwargs)] if t.ndim >= 3 and t.shape[-3] > 1]
+        for mask in given:
+            its = ctx.map_on(mask, mask.ndim - 3)
+            if its is None:
+                ctx.freeze(known[0].labels, _FIXED)
+            else:
+                ctx.space.join(known[0].flat, its.flat)
+        maps = [along(known[0].flat, query.ndim - 3, query.ndim, heads[2] is not None and heads[2].zero)]
     ctx.count_macs(1, [(query, 0), (query, 1), (query, 2), (key, 2), (key, 3)])
     ctx.count_macs(1, [(query, 0), (query, 1), (query, 2), (key, 2), (value, 3)])
-    for tensor in tensors_in(out):
+    result, *rest = tensors_in(out)
+    ctx.set(result, maps)
+    for tensor in rest:
         ctx.set(tensor, ())

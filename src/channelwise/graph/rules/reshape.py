@@ -1,4 +1,4 @@
-"""Reshapes: axes are merged and split in blocks; splitting a labelled axis ties the parts."""
+"""Reshapes: axes are merged and split in blocks; splitting a labelled axis ties the parts, heads stay whole."""
 
 from __future__ import annotations
 
@@ -70,6 +70,8 @@ def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, *
             results.append(moved)
         if moved is None or moved.axis != ctx.free_axis:
             ctx.ask(m.labels, f"reshaped from {tuple(x.shape)} to {tuple(out.shape)}")
+            if moved is not None:
+                ctx.saw(moved.labels)
     ctx.set(out, results, ctx.is_weight(x))
 
 
@@ -96,7 +98,7 @@ def _through(
         # One channel fills the whole axis, so it can never go, and which of the new axes is its own is unknown.
         ctx.freeze(labels, "one channel fills a whole axis that is reshaped")
         return None
-    keep = columns.index(ctx.free_axis) if ctx.free_axis in columns else _shrinking(varying, columns)
+    keep = _shrinking(ctx, varying, columns, new)
     for k in range(len(columns)):
         if k != keep:
             labels = ctx.space.tie(labels, k) if k in varying else np.take(labels, [0], k)
@@ -104,8 +106,17 @@ def _through(
     return m.moved(labels.reshape(shape), columns[keep])
 
 
-def _shrinking(varying: list[int], columns: tuple[int, ...]) -> int:
-    """Which axis that a labelled one is split into gets shorter: (g, c/g) keeps g parts, (c, h, w) keeps space."""
+def _shrinking(ctx: TraceContext, varying: list[int], columns: tuple[int, ...], new: Sequence[int]) -> int:
+    """Which axis that a labelled one is split into gets shorter.
+
+    That of attention heads, of which whole ones go, or one whose length was left open; else (g, c/g) keeps g parts,
+    and (c, h, w) keeps space.
+    """
+    heads = [k for k in varying if new[columns[k]] in ctx.heads]
+    if heads and len(columns) > 1:
+        return heads[-1]
+    if ctx.free_axis in columns:
+        return columns.index(ctx.free_axis)
     if len(varying) < 2:
         return varying[0] if varying else 0
     return varying[0] if len(columns) > 2 else varying[-1]

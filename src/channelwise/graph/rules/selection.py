@@ -35,10 +35,10 @@ def slice_(
         if m.axis == dim and step != 1:
             ctx.freeze(m.labels, f"one in {step} channels is picked")
         elif m.axis == dim:
-            _ask_or_freeze(ctx, m, out.shape[dim], "sliced along channels")
             whole = ctx.one_axis(m)
             first, last, _ = slice(start, end).indices(whole.size)
             ctx.saw(whole[first:last], whole[:first], whole[:last], whole[last:], whole)
+            _ask_or_freeze(ctx, [whole[:first], whole[first:last], whole[last:]], out.shape[dim], "sliced")
         at: list[slice] = [slice(None)] * x.ndim
         at[dim] = slice(start, end, step)
         maps.append(m.moved(m.labels[tuple(at)], m.axis))
@@ -80,12 +80,11 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
     for m in ctx.maps(x):
         if m.axis == dim and len(out) > 1:
             labels = ctx.one_axis(m)
-            ctx.saw(*np.split(labels, np.cumsum(lengths)[:-1]), labels)
+            parts = np.split(labels, np.cumsum(lengths)[:-1])
+            ctx.saw(*parts, labels)
             if len(set(lengths)) == 1 and lengths[0] > 1:
-                ctx.space.require_equal_parts(labels.reshape(len(lengths), -1), ctx.because("split into equal parts"))
-                ctx.ask(labels, "split along channels")
-            else:
-                _ask_or_freeze(ctx, m, min(lengths), f"split into {lengths}")
+                ctx.space.require_equal_parts(np.stack(parts), ctx.because("split into equal parts"))
+            _ask_or_freeze(ctx, parts, min(lengths), f"split into {lengths}")
         stops = np.cumsum(lengths)
         for k, stop in enumerate(stops):
             at: list[slice] = [slice(None)] * x.ndim
@@ -159,9 +158,10 @@ def unfold(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dimension: int
     ctx.set(out, maps, ctx.is_weight(x))
 
 
-def _ask_or_freeze(ctx: TraceContext, m: LabelMap, shortest: int, text: str) -> None:
-    """A single picked channel leaves nothing for verification to see, so its axis is frozen at once."""
-    if shortest > 1:
-        ctx.ask(m.labels, text)
-    else:
-        ctx.freeze(m.labels, text)
+def _ask_or_freeze(ctx: TraceContext, parts: Sequence[np.ndarray], shortest: int, text: str) -> None:
+    """Ask about every part by itself. A single picked channel leaves verification nothing to see: its axis stays."""
+    for part in parts:
+        if shortest > 1:
+            ctx.ask(part, text)
+        else:
+            ctx.freeze(part, text)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from channelwise.graph.numbers import attribute_of, with_numbers
 from channelwise.graph.structure import Size, Structure, TensorInfo
 from channelwise.methods.ofa.choices import SearchSpace
 from channelwise.methods.ofa.layers import dynamic_class
@@ -128,11 +129,12 @@ class Plans:
 def _attributes(plan: ModulePlan, full: Shape, now: Shape, module: nn.Module) -> dict[str, Any]:
     """Numbers that follow channels, and what the class's fixer says, asked of a stand-in that is at full width."""
     before, after = _shapes(plan, full), _shapes(plan, now)
-    numbers = {name.removeprefix(NUMBER): after.pop(name)[0] for name in list(after) if name.startswith(NUMBER)}
+    own = {name.removeprefix(NUMBER): after.pop(name)[0] for name in list(after) if name.startswith(NUMBER)}
+    numbers = with_numbers(plan.original, own)
     fixer = fixer_of(plan.cls)
     if fixer is None:
         return numbers
-    for name in numbers:
+    for name in own:
         del before[NUMBER + name]
     stand_in = object.__new__(plan.cls)
     stand_in.__dict__ = {**module.__dict__, **plan.original, **numbers}
@@ -185,7 +187,7 @@ def _plans(structure: Structure, space: SearchSpace, model: nn.Module) -> tuple[
             continue
         kernel = kernels.get(path, -1)
         names = ["_active"] if tensors else []
-        names += [*numbers, *(() if fixer is None else fixer.attributes)]
+        names += [*map(attribute_of, numbers), *(() if fixer is None else fixer.attributes)]
         names += ["kernel_size", "padding", "_reversed_padding_repeated_twice"] if kernel >= 0 else []
         original = {name: module.__dict__[name] for name in names if name in module.__dict__}
         if tensors:
