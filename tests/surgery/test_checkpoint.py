@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+import channelwise as cw
 from channelwise.errors import InvalidArgumentError, ResultsFileError, UnsupportedModelError
 from channelwise.graph.structure import ModuleSizes, Size
 from channelwise.surgery.checkpoint import load, save
@@ -179,6 +180,32 @@ def test_shared_tensors_and_plain_buffers_come_back(tmp_path: Path) -> None:
     assert fresh.phase.dtype == torch.complex64
     assert "hidden" not in fresh.state_dict()
     assert fresh[2].in_features == 2
+
+
+class Positions(nn.Module):
+    """ConViT: a buffer that is computed for the size of the first image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+        self.register_buffer("rows", torch.zeros(1, 1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        if self.rows.shape[0] != x.shape[2]:
+            self.rows = torch.arange(float(x.shape[2]))[:, None]
+        return self.head(x + self.rows)
+
+
+def test_a_buffer_that_is_computed_while_the_model_runs_comes_back(tmp_path: Path) -> None:
+    x, model = torch.randn(2, 3, 8, 8), Positions()
+    graph = cw.trace(model, x)
+    slim = graph.slim(graph.select(sparsity=0.5)).eval()
+    expected = slim(x)
+    cw.save(slim, tmp_path / "slim.safetensors")
+    loaded = cw.load(Positions(), tmp_path / "slim.safetensors").eval()
+    assert loaded.rows.shape == slim.rows.shape
+    assert torch.equal(loaded(x), expected)
 
 
 def test_a_state_dict_cannot_bring_back_a_buffer_that_is_not_persistent() -> None:

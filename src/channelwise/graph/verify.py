@@ -185,7 +185,8 @@ class Verifier:
     def _guilty(self, structure: Structure, names: Sequence[str], failure: _Failure) -> list[str]:
         """The groups that make the check fail, found by bisection among the suspects first."""
         suspects = [n for n in names if n in failure.suspects]
-        if 0 < len(suspects) < len(names) and (found := self._bisect(structure, suspects, fails=False)):
+        known = {"fails": len(suspects) == len(names), "likely": True}
+        if suspects and (found := self._bisect(structure, suspects, **known)):
             return found
         return self._bisect(structure, names, fails=True)
 

@@ -159,7 +159,9 @@ def _load_file(model: nn.Module, path: Path) -> None:
             "Give a fresh instance of the original model"
         )
     try:
-        check_sizes(stored, present)
+        # Buffers that are no part of state dicts may be computed while the model runs, from its input's size.
+        computed = {f"{p}.{b}".lstrip(".") for p, m in model.named_modules() for b in m._non_persistent_buffers_set}
+        check_sizes(stored, {name: tensor for name, tensor in present.items() if name not in computed})
     except InvalidArgumentError as error:
         raise ResultsFileError(f"{path}: {error}") from error
     attributes = {name: values for name, values in header.attributes.items() if name in modules}
