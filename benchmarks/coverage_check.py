@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import logging
 import resource
 import tempfile
@@ -23,6 +24,8 @@ from channelwise.testing.modules import prunable_outputs
 from channelwise.testing.oracle import check_oracle
 from channelwise.testing.values import cast, distance, tensors
 
+LARGE = 80e6
+"""Parameters of a model that is compared in its own precision, as several copies have to fit the memory."""
 SMALL = 96
 """Side of the images on which outputs are compared, in float64; speed is measured at the model's own size."""
 
@@ -34,6 +37,25 @@ def limit_memory(gigabytes: float) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
+class PeakMemory:
+    """How much memory this process needed, on top of what it had in the beginning; Linux only."""
+
+    def __init__(self) -> None:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        self.before = self._status("VmRSS")
+        self.peak()
+
+    def peak(self) -> int:
+        """The peak in bytes since it was asked for last."""
+        found = self._status("VmHWM") - self.before
+        Path("/proc/self/clear_refs").write_text("5")
+        return found
+
+    def _status(self, name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
 def check(entry: Entry) -> dict[str, Any]:
     """A row of the table. ``error`` is empty if everything held."""
     warnings.simplefilter("ignore")
@@ -41,12 +63,15 @@ def check(entry: Entry) -> dict[str, Any]:
     row: dict[str, Any] = {"spec": entry.spec, "inputs": list(entry.inputs), "error": "", "stage": "build"}
     start = time.perf_counter()
     try:
+        memory = PeakMemory()
         model = entry.build()
         row["stage"] = "forward"
         inputs = entry.arguments()
         row["forward_s"] = _forward_seconds(model, inputs)
+        row["forward_bytes"] = memory.peak()
         row["stage"] = "trace"
         row |= _traced(model, inputs)
+        row["trace_bytes"] = memory.peak()
         row["stage"] = "oracle"
         row |= _compared(entry, model)
         row["stage"] = "reload"
@@ -59,20 +84,21 @@ def check(entry: Entry) -> dict[str, Any]:
     return row
 
 
+# Times are those of the processor, which other processes do not disturb as much; there is one thread.
 def _forward_seconds(model: nn.Module, inputs: tuple[Any, ...]) -> float:
     times = []
     with torch.no_grad():
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             model(*inputs)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
     return median(times)
 
 
 def _traced(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
-    start = time.perf_counter()
+    start = time.process_time()
     graph = cw.trace(model, inputs)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     masks = prunable_outputs(model, graph.structure)
     convolutions = {n for n, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
     outputs = sum(mask.size for name, mask in masks.items() if name in convolutions)
@@ -128,7 +154,8 @@ def _compared(entry: Entry, model: nn.Module) -> dict[str, Any]:
         model = HeadOutputs(model).eval()
     elif not _runs(model, inputs):
         inputs = entry.arguments()
-    double = _runs(copy.deepcopy(model).double(), cast(inputs, torch.float64))
+    small = sum(p.numel() for p in model.parameters()) <= LARGE
+    double = small and _runs(copy.deepcopy(model).double(), cast(inputs, torch.float64))
     # How many boxes a detector looks at depends on the image.
     detector = isinstance(model, HeadOutputs)
     report = check_oracle(model, inputs, dtype=torch.float64 if double else None, count=not detector)
