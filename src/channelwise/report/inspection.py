@@ -64,6 +64,9 @@ def group_layers(group: Group, role: str) -> list[str]:
 def group_remarks(group: Group) -> list[str]:
     """What is special about a group."""
     remarks = []
+    widest = max((s for s in group.slots if s.role == "output"), key=lambda s: s.index.shape[1], default=None)
+    if widest is not None and widest.index.shape[1] > 1:
+        remarks.append(f"each is {widest.index.shape[1]} outputs of {owner(widest.tensor)}")
     if group.parts is not None:
         remarks.append(f"{int(group.parts.max()) + 1} parts keep equally many")
     if not group.exact:
