@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
+from functools import cache
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -18,7 +21,9 @@ from channelwise.surgery.closures import rebind_functions
 GUARD = "_channelwise_guard"
 ATTACHED = (GUARD, "slim_state_dict", "sparse_state_dict")
 
-_CONTAINERS = frozenset({dict, OrderedDict, list, set})
+_CONTAINERS = frozenset({OrderedDict, list, set})
+_DEEPCOPY = "__deepcopy__"
+_ATOMS = frozenset({int, float, bool, str, type(None), type, FunctionType, BuiltinFunctionType})
 
 
 class Companion:
@@ -49,7 +54,6 @@ def clone_module(model: nn.Module, replace: Mapping[int, torch.Tensor]) -> nn.Mo
         UnsupportedModelError: something that hangs on the model refuses to be copied, or would use the original.
     """
     memo: dict[int, Any] = dict(replace)
-    _prepare_empty_containers(model, memo)
     parted = _leave_companions(model, memo)
     with torch.inference_mode(False), torch.no_grad():
         for tensor in model.parameters():
@@ -59,6 +63,7 @@ def clone_module(model: nn.Module, replace: Mapping[int, torch.Tensor]) -> nn.Mo
         _copy_plain_buffers(model, memo)
         try:
             with _DetachedCopies():
+                _copy_plain_modules(model, memo)
                 clone = copy.deepcopy(model, memo)
         except (MemoryError, torch.OutOfMemoryError):
             raise
@@ -89,12 +94,60 @@ def like_parameter(parameter: nn.Parameter, data: torch.Tensor) -> nn.Parameter:
     return twin
 
 
-def _prepare_empty_containers(model: nn.Module, memo: dict[int, Any]) -> None:
-    """Modules are mostly empty dictionaries of hooks, and ``deepcopy`` is slow on each: half of its time."""
-    for module in model.modules():
-        for value in module.__dict__.values():
-            if type(value) in _CONTAINERS and not value:
-                memo[id(value)] = type(value)()
+def _copy_plain_modules(model: nn.Module, memo: dict[int, Any]) -> None:
+    """Copies all modules that have no way of their own of being copied; it takes 0.6 times as long as ``deepcopy``.
+
+    It walks over many small objects; modules are mostly numbers, and empty dictionaries of hooks.
+    """
+    plain = [
+        module
+        for module in model.modules()
+        if _is_plain(type(module)) and id(module) not in memo and _DEEPCOPY not in module.__dict__  # type: ignore[arg-type]
+    ]
+    for module in plain:
+        memo[id(module)] = type(module).__new__(type(module))
+    # Parts come after what they are part of, so that from the last to the first every module finds its parts filled.
+    for module in reversed(plain):
+        held = module.__getstate__() if hasattr(module, "__getstate__") else module.__dict__
+        state = {name: _copied(value, memo) for name, value in held.items()}
+        twin = memo[id(module)]
+        if type(module).__setstate__ is nn.Module.__setstate__:
+            twin.__dict__.update(state)
+        else:
+            twin.__setstate__(state)
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """What ``deepcopy`` gives, with less ado for what modules mostly hold."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    known = memo.get(id(value))
+    if known is not None:
+        return known
+    if kind is dict:
+        twin = memo[id(value)] = {}
+        for key, item in value.items():
+            twin[key] = _copied(item, memo)
+        return twin
+    if kind is tuple and all(type(item) in _ATOMS for item in value):
+        return value
+    if kind in _CONTAINERS and not value:
+        memo[id(value)] = kind()
+        return memo[id(value)]
+    return copy.deepcopy(value, memo)
+
+
+@cache
+def _is_plain(cls: Any) -> bool:
+    """Whether ``deepcopy`` would make an empty object and hand it the attributes."""
+    usual = ("__reduce_ex__", "__reduce__", "__getstate__")
+    if any(getattr(cls, name, None) is not getattr(nn.Module, name, None) for name in usual):
+        return False
+    if cls in copyreg.dispatch_table:
+        return False
+    special = (_DEEPCOPY, "__getnewargs__", "__getnewargs_ex__", "__slots__")
+    return not any(name in base.__dict__ for base in cls.__mro__[:-1] for name in special)
 
 
 def _copy_plain_buffers(model: nn.Module, memo: dict[int, Any]) -> None:

@@ -15,6 +15,7 @@ from channelwise.errors import UnsupportedModelError
 
 _STORES = frozenset({"_parameters", "_buffers", "_modules"})
 _FUNCTIONS = (FunctionType, MethodType, functools.partial)
+_HOLDERS = (*_FUNCTIONS, dict, list)
 _LEADING = (nn.Module, torch.Tensor, MethodType, list, tuple, dict)
 
 
@@ -30,7 +31,7 @@ def rebind_functions(clone: nn.Module, memo: Mapping[int, Any]) -> None:
     rebinder = _Rebinder(memo)
     for name, module in clone.named_modules():
         for key, value in list(module.__dict__.items()):
-            if key not in _STORES:
+            if isinstance(value, _HOLDERS) and value and key not in _STORES:
                 module.__dict__[key] = rebinder.held(value, f"{name}.{key}".removeprefix("."))
 
 
@@ -45,7 +46,7 @@ class _Rebinder:
         if isinstance(value, _FUNCTIONS):
             self.where = where
             return self.new(value)
-        if isinstance(value, (dict, list)) and value:
+        if isinstance(value, (dict, list)):
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
                 if isinstance(item, _FUNCTIONS):
                     self.where = where
