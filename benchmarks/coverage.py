@@ -4,7 +4,8 @@ Models of other projects are needed: ``pip install -e .[coverage]``.
 
 Models run in worker processes with a limit of time and memory each, one after the other; a model that crashes, hangs or
 takes too much is a row, not the end of the sweep. Rows are kept in a journal as they come: an interrupted sweep goes
-on, and ``--again`` repeats what failed.
+on, and ``--again`` repeats what failed. With ``--compare``, other tools prune the same models afterwards, in processes
+of their own.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import TimeoutError
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from coverage_beside import cell, compared
 from coverage_check import check, limit_memory
+from coverage_compare import compare
 from coverage_models import Entry, entries
+from coverage_tools import TOOLS
 from pebble import ProcessExpired, ProcessPool
 
 LIBRARIES = ("torchvision", "timm", "ultralytics", "smp")
@@ -43,28 +48,59 @@ TITLES = {
 }
 
 
-def sweep(todo: list[Entry], journal: Path, workers: int, seconds: float, gigabytes: float) -> None:
+@dataclass(frozen=True)
+class Limits:
+    """What a worker process may use for one model, and how many there are."""
+
+    workers: int
+    seconds: float
+    gigabytes: float
+
+    def pool(self) -> ProcessPool:
+        """Worker processes; a new one takes the place of one that is killed."""
+        return ProcessPool(self.workers, max_tasks=25, initializer=limit_memory, initargs=[self.gigabytes])
+
+    def result(self, future: Any) -> dict[str, Any]:
+        """What a worker returns, or the ``error`` of why it returned nothing."""
+        try:
+            found: dict[str, Any] = future.result()
+            return found
+        except TimeoutError:
+            return {"stage": "run", "error": f"TimeoutError: more than {self.seconds:g} s"}
+        except ProcessExpired as error:
+            return {"stage": "run", "error": f"ProcessExpired: {error}"}
+        except MemoryError:
+            return {"stage": "run", "error": f"MemoryError: more than {self.gigabytes:g} GiB"}
+
+
+def sweep(todo: list[Entry], journal: Path, limits: Limits) -> None:
     """Check these models and append their rows to the journal."""
-    with (
-        ProcessPool(workers, max_tasks=25, initializer=limit_memory, initargs=[gigabytes]) as pool,
-        journal.open("a") as out,
-    ):
-        futures = [(entry, pool.schedule(check, [entry], timeout=seconds)) for entry in todo]
+    with limits.pool() as pool, journal.open("a") as out:
+        futures = [(entry, pool.schedule(check, [entry], timeout=limits.seconds)) for entry in todo]
         start = time.perf_counter()
         for number, (entry, future) in enumerate(futures, start=1):
-            row: dict[str, Any] = {"spec": entry.spec, "inputs": list(entry.inputs), "stage": "run"}
-            try:
-                row = future.result()
-            except TimeoutError:
-                row["error"] = f"TimeoutError: more than {seconds:g} s"
-            except ProcessExpired as error:
-                row["error"] = f"ProcessExpired: {error}"
-            except MemoryError:
-                row["error"] = f"MemoryError: more than {gigabytes:g} GiB"
+            row = {"spec": entry.spec, "inputs": list(entry.inputs), **limits.result(future)}
             out.write(json.dumps(row) + "\n")
             out.flush()
             verdict = row["error"].splitlines()[0][:100] if row["error"] else f"{share(row):.1%}"
             print(f"{number}/{len(todo)} {time.perf_counter() - start:.0f} s {entry.spec}: {verdict}", flush=True)
+
+
+def sweep_tools(todo: list[Entry], journal: Path, limits: Limits) -> None:
+    """Let every tool prune these models and append their rows, which must be there, with the results."""
+    known = read(journal)
+    with limits.pool() as pool, journal.open("a") as out:
+        futures = [
+            (entry, {tool: pool.schedule(compare, [entry, tool], timeout=limits.seconds) for tool in TOOLS})
+            for entry in todo
+        ]
+        start = time.perf_counter()
+        for number, (entry, tools) in enumerate(futures, start=1):
+            results = {tool: limits.result(future) for tool, future in tools.items()}
+            out.write(json.dumps(known[entry.spec] | {"tools": results}) + "\n")
+            out.flush()
+            verdicts = "; ".join(f"{tool} {cell(result)}" for tool, result in results.items())
+            print(f"{number}/{len(todo)} {time.perf_counter() - start:.0f} s {entry.spec}: {verdicts}", flush=True)
 
 
 def read(journal: Path) -> dict[str, dict[str, Any]]:
@@ -130,6 +166,7 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         mine = sorted((row for row in done if row["spec"].startswith(f"{library}:")), key=lambda row: row["spec"])
         if mine:
             lines += ["", f"## {TITLES[library]}", "", *table(mine)]
+    lines += compared(rows)
     return "\n".join(lines) + "\n"
 
 
@@ -161,19 +198,25 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300, help="limit of time of a model")
     parser.add_argument("--gigabytes", type=float, default=10, help="limit of memory of a worker")
     parser.add_argument("--limit", type=int, help="check so many models and stop")
+    parser.add_argument("--compare", action="store_true", help="let other tools prune these models, too")
     parser.add_argument("--again", action="store_true", help="repeat models that failed")
     parser.add_argument("--journal", type=Path, default=Path("coverage.jsonl"))
     parser.add_argument("--page", type=Path, help="write the table there, such as docs/coverage.md")
     options = parser.parse_args()
 
     known = read(options.journal)
-    todo = [
+    limits = Limits(options.workers, options.seconds, options.gigabytes)
+    wanted = [
         entry
         for entry in entries(set(options.libraries))
-        if (entry.spec not in known or (options.again and known[entry.spec]["error"]))
-        and (not options.only or any(part in entry.spec for part in options.only))
+        if not options.only or any(part in entry.spec for part in options.only)
     ]
-    sweep(todo[: options.limit], options.journal, options.workers, options.seconds, options.gigabytes)
+    todo = [e for e in wanted if e.spec not in known or (options.again and known[e.spec]["error"])]
+    sweep(todo[: options.limit], options.journal, limits)
+    if options.compare:
+        known = read(options.journal)
+        alone = [e for e in wanted if e.spec in known and "tools" not in known[e.spec]]
+        sweep_tools(alone[: options.limit], options.journal, limits)
     rows = read(options.journal)
     if options.page:
         options.page.write_text(page(rows))

@@ -70,12 +70,13 @@ def check(entry: Entry) -> dict[str, Any]:
         row["forward_s"] = _forward_seconds(model, inputs)
         row["forward_bytes"] = memory.peak()
         row["stage"] = "trace"
-        row |= _traced(model, inputs)
+        graph, found = _traced(model, inputs)
+        row |= found
         row["trace_bytes"] = memory.peak()
         row["stage"] = "oracle"
         row |= _compared(entry, model)
         row["stage"] = "reload"
-        row["reloaded"] = _reloaded(entry, model, inputs)
+        row["reloaded"] = _reloaded(entry, graph, inputs)
         row["stage"] = "done"
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {error}"[:2000]
@@ -95,7 +96,7 @@ def _forward_seconds(model: nn.Module, inputs: tuple[Any, ...]) -> float:
     return median(times)
 
 
-def _traced(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
+def _traced(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[cw.ChannelGraph, dict[str, Any]]:
     start = time.process_time()
     graph = cw.trace(model, inputs)
     seconds = time.process_time() - start
@@ -109,7 +110,7 @@ def _traced(model: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
     for row in frozen_outputs(graph.structure):
         causes[row.cause.value] = causes.get(row.cause.value, 0) + row.channels
         reasons[row.reason] = row.channels
-    return {
+    return graph, {
         "trace_s": seconds,
         "groups": len(graph.groups),
         "slim_only": sum(not group.exact for group in graph.groups),
@@ -176,9 +177,8 @@ def _runs(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
     return True
 
 
-def _reloaded(entry: Entry, model: nn.Module, inputs: tuple[Any, ...]) -> bool:
+def _reloaded(entry: Entry, graph: cw.ChannelGraph, inputs: tuple[Any, ...]) -> bool:
     """Saved, and loaded into a fresh model: the same outputs?"""
-    graph = cw.trace(model, inputs)
     if not graph.groups:
         return True
     slim = graph.slim(graph.select(sparsity=0.5)).eval()
