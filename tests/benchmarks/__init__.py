@@ -1,0 +1,1 @@
+"""Programs in ``benchmarks`` that judge: they must be able to say no."""
