@@ -22,13 +22,13 @@ from statistics import median
 from typing import Any
 
 from coverage_beside import cell, compared
-from coverage_check import check, limit_memory
+from coverage_check import check, prepare_worker
 from coverage_compare import compare
 from coverage_models import Entry, entries
 from coverage_tools import TOOLS
 from pebble import ProcessExpired, ProcessPool
 
-LIBRARIES = ("torchvision", "timm", "ultralytics", "smp")
+LIBRARIES = ("torchvision", "timm", "ultralytics", "smp", "other")
 INTRODUCTION = """\
 Every model is built with random weights and random batch-norm statistics and traced. A random half of every
 channel group is removed; the slim model is compared with the masked one, and so is one with another, unbalanced
@@ -45,6 +45,7 @@ TITLES = {
     "timm": "timm",
     "ultralytics": "ultralytics",
     "smp": "segmentation-models-pytorch",
+    "other": "audio and volumes (MONAI, transformers)",
 }
 
 
@@ -58,7 +59,7 @@ class Limits:
 
     def pool(self) -> ProcessPool:
         """Worker processes; a new one takes the place of one that is killed."""
-        return ProcessPool(self.workers, max_tasks=25, initializer=limit_memory, initargs=[self.gigabytes])
+        return ProcessPool(self.workers, max_tasks=25, initializer=prepare_worker, initargs=[self.gigabytes])
 
     def result(self, future: Any) -> dict[str, Any]:
         """What a worker returns, or the ``error`` of why it returned nothing."""

@@ -30,8 +30,10 @@ SMALL = 96
 """Side of the images on which outputs are compared, in float64; speed is measured at the model's own size."""
 
 
-def limit_memory(gigabytes: float) -> None:
-    """Allocations beyond this raise in this process instead of taking the machine down."""
+def prepare_worker(gigabytes: float) -> None:
+    """One thread, no warnings, and allocations beyond the limit raise in this process instead of taking the machine."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     limit = int(gigabytes * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -58,8 +60,6 @@ class PeakMemory:
 
 def check(entry: Entry) -> dict[str, Any]:
     """A row of the table. ``error`` is empty if everything held."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
     row: dict[str, Any] = {"spec": entry.spec, "inputs": list(entry.inputs), "error": "", "stage": "build"}
     start = time.perf_counter()
     try:

@@ -9,10 +9,8 @@ a copy of the original, and the outputs of the two are compared.
 from __future__ import annotations
 
 import copy
-import logging
 import time
 import traceback
-import warnings
 from collections.abc import Generator
 from functools import cache
 from typing import Any
@@ -39,8 +37,6 @@ def compare(entry: Entry, tool: str) -> dict[str, Any]:
     ``error`` is empty if the tool made a smaller model that runs and returns outputs of the same shapes.
     ``exact`` is "yes" or "no", or "n/a" where zeroing need not be the same as removing, with the reason in ``why``.
     """
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
     row: dict[str, Any] = {"error": "", "stage": "build"}
     try:
         _warm_up(tool)

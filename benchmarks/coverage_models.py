@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from coverage_other import INPUTS, build_other
 from torch import nn
 
 from channelwise.cli.models import build_model, parse_input
@@ -50,6 +51,8 @@ class Entry:
         library, _, name = self.spec.partition(":")
         if library == "ultralytics":
             return _yolo(name)
+        if library == "other":
+            return build_other(name)
         if library == "smp":
             import segmentation_models_pytorch as smp
 
@@ -84,6 +87,8 @@ def entries(libraries: set[str]) -> list[Entry]:
         found += [Entry(f"smp:{decoder}/{encoder}", ("1,3,128,128",)) for decoder in DECODERS for encoder in ENCODERS]
     if "ultralytics" in libraries:
         found += [Entry(f"ultralytics:{name}", ("1,3,320,320",)) for name in YOLO]
+    if "other" in libraries:
+        found += [Entry(f"other:{name}", (shape,)) for name, shape in INPUTS.items()]
     return found
 
 
