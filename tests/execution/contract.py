@@ -11,6 +11,7 @@ import pytest
 
 from channelwise.errors import EvaluationError
 from channelwise.execution import Executor, Result, Task
+from tests.execution.jobs import Meeting
 
 
 def tasks(*payloads: Any) -> list[Task]:
@@ -94,8 +95,9 @@ class ExecutorContract:
 class WorkersContract(ExecutorContract):
     """Of executors with at least two workers in other processes."""
 
-    def test_work_is_spread_over_the_workers(self, executor: Executor) -> None:
-        pids = {r.score for r in executor.run(tasks(*["pid"] * 6))}
+    def test_work_is_spread_over_the_workers(self, executor: Executor, tmp_path: Path) -> None:
+        meeting = Meeting(tmp_path, executor.capacity)
+        pids = {r.score for r in executor.run(tasks(*[meeting] * 6))}
         assert len(pids) == executor.capacity >= 2
         assert os.getpid() not in pids
 

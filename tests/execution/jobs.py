@@ -6,12 +6,31 @@ import os
 import random
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from channelwise.errors import EvaluationError
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Waits, in ``folder``, until it is attended by as many processes as that."""
+
+    folder: Path
+    processes: int
+
+    def attend(self) -> int:
+        """The number of this process, once all are there."""
+        (self.folder / str(os.getpid())).touch()
+        deadline = time.monotonic() + 60
+        while len(list(self.folder.iterdir())) < self.processes:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the others did not come")
+            time.sleep(0.01)
+        return os.getpid()
 
 
 class Square:
@@ -38,6 +57,8 @@ class Square:
         if payload == "pid":
             time.sleep(0.2)
             return float(os.getpid())
+        if isinstance(payload, Meeting):
+            return float(payload.attend())
         if payload == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if isinstance(payload, Path):
