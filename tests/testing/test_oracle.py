@@ -30,3 +30,24 @@ def test_wrong_pruning_shows_at_the_end_of_a_deep_network(monkeypatch: pytest.Mo
     monkeypatch.setattr(oracle._Check, "same_outputs_in_training", lambda *_: True)
     with pytest.raises(AssertionError, match="in eval mode"):
         check_oracle(network, images)
+
+
+class Finder(nn.Module):
+    """Looks closer at the pixels that its first head finds: the more, the larger its second output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.found, self.closer = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 1, 1), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.body(x).relu()
+        score = self.found(features)
+        return score, self.closer(features.permute(0, 2, 3, 1)[score[:, 0] > 0])
+
+
+def test_a_network_whose_work_depends_on_what_it_sees_may_return_another_number_of_rows() -> None:
+    torch.manual_seed(0)
+    network, images = Finder(), torch.randn(1, 3, 12, 12)
+    assert check_oracle(network, images, count=False).changed > 0
+    with pytest.raises(AssertionError, match="output shapes|flop counter"):
+        check_oracle(network, images)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from channelwise.graph.context import TraceContext
-from channelwise.graph.labels import LabelMap
+from channelwise.graph.labels import LabelMap, along
 from channelwise.graph.rules.registry import operators, rule
 
 aten = torch.ops.aten
@@ -125,29 +125,42 @@ def constant_pad_nd(
 
 @rule(*operators(aten, "index", "index_select", "_unsafe_index", "embedding"))
 def index(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-    """Elements picked by index tensors: the labels are picked by the same indices."""
+    """Elements picked by index tensors along some axes; channels along the others pass through."""
     if ctx.operation.startswith("aten.index_select"):
-        where: tuple[Any, ...] = (slice(None),) * (args[0] % x.ndim) + (args[1],)
+        where: list[Any] = [None] * (args[0] % x.ndim) + [args[1]]
     elif ctx.operation.startswith("aten.embedding"):
-        where = (args[0],)
+        where = [args[0]]
     else:
-        where = tuple(slice(None) if i is None else i for i in args[0])
-    for picker in where:
-        if isinstance(picker, torch.Tensor):
-            ctx.freeze_all([picker], "used as an index")
+        where = list(args[0])
+    ctx.freeze_all([p for p in where if isinstance(p, torch.Tensor)], "used as an index")
+    moved = _unpicked(where, x.ndim, out.ndim)
     maps = []
     for m in ctx.maps(x):
-        labels = torch.from_numpy(np.ascontiguousarray(m.labels)).to(x.device).expand(x.shape)[where].cpu().numpy()
-        picked = m.axis < len(where) and isinstance(where[m.axis], torch.Tensor)
-        varying = [d for d in range(labels.ndim) if labels.shape[d] > 1 and (labels != np.take(labels, [0], d)).any()]
-        if picked:
+        if m.axis not in moved:
             ctx.freeze(m.labels, "channels are picked by an index tensor")
-        if len(varying) == 1:
-            at = tuple(slice(None) if d == varying[0] else slice(0, 1) for d in range(labels.ndim))
-            maps.append(LabelMap(labels[at], varying[0], m.zero))
-        elif varying:
-            ctx.freeze(m.labels, "indexed along several axes")
+        elif m.uniform:
+            maps.append(along(m.flat, moved[m.axis], out.ndim, m.zero))
+        else:
+            ctx.freeze(m.labels, "the weight of a grouped convolution is indexed")
     ctx.set(out, maps, ctx.is_weight(x))
+
+
+def _unpicked(where: Sequence[torch.Tensor | None], before: int, after: int) -> dict[int, int]:
+    """Where the axes that no index tensor picks from go; a mask picks from as many axes as it has.
+
+    The picked axes become new ones: in their place if they are neighbours, in front if they are not.
+    """
+    picked: list[int] = []
+    axis = 0
+    for picker in where:
+        width = picker.ndim if picker is not None and picker.dtype in (torch.bool, torch.uint8) else 1
+        picked += range(axis, axis + width) if picker is not None else ()
+        axis += width
+    others = [d for d in range(before) if d not in picked]
+    neighbours = bool(picked) and picked[-1] - picked[0] + 1 == len(picked)
+    place = picked[0] if neighbours else 0
+    new = after - len(others)
+    return {d: k + (new if k >= place else 0) for k, d in enumerate(others)}
 
 
 @rule(*operators(aten, "unfold"))
