@@ -111,7 +111,8 @@ def trace(
         model: any module that runs on the inputs. DataParallel, DistributedDataParallel and compiled models are
             unwrapped. The model, its buffers, gradients and flags and the random state stay as they are.
         inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments, shaped like a real
-            batch, on the model's device. Values do not matter. The first axis of the first tensor is the batch.
+            batch, on the model's device. Values do not matter. The first axis of the first tensor is the batch; a list
+            of images (C, H, W), as an argument of its own, is as many samples.
         kwargs: further keyword arguments of the model.
         excludes: modules, module types, names or patterns of layers whose channels stay; see `match_excludes`.
         verify: prune what depends on numbers in the model's code once and compare, and freeze what does not adapt.

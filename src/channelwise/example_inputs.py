@@ -18,6 +18,24 @@ def as_arguments(inputs: Any, kwargs: Mapping[str, Any] | None = None) -> tuple[
     return (inputs,), named
 
 
+def number_of_samples(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """How many samples the arguments are: the first axis of the first tensor, or as many as a list has images.
+
+    A list of tensors (C, H, W), which differ in H and W, is how detectors take their images.
+    """
+    for value in [*args, *kwargs.values()]:
+        if isinstance(value, Mapping):
+            found = number_of_samples((), value)
+        elif isinstance(value, (list, tuple)):
+            images = value and all(isinstance(v, torch.Tensor) and v.ndim == 3 for v in value)
+            found = len(value) if images else number_of_samples(value, {})
+        else:
+            found = value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else 0
+        if found:
+            return found
+    return 0
+
+
 def is_constant(tensor: torch.Tensor) -> bool:
     """Whether all elements are equal."""
     flat = tensor.detach().flatten()

@@ -49,5 +49,5 @@ def test_a_network_whose_work_depends_on_what_it_sees_may_return_another_number_
     torch.manual_seed(0)
     network, images = Finder(), torch.randn(1, 3, 12, 12)
     assert check_oracle(network, images, count=False).changed > 0
-    with pytest.raises(AssertionError, match="output shapes|flop counter"):
+    with pytest.raises(AssertionError, match=r"output shapes|flop counter"):
         check_oracle(network, images)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from channelwise.example_inputs import number_of_samples
 from channelwise.graph.context import TraceContext, tensors_in
 from channelwise.graph.dispatch import LabelMode
 from channelwise.graph.labels import LabelSpace
@@ -162,8 +163,7 @@ def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     space = LabelSpace()
     tensors, aliases = label_tensors(model, space)
     trace = Trace(space, tensors, aliases, types={name: type(module) for name, module in model.named_modules()})
-    first = next(iter(tensors_in(list(args)) + tensors_in(dict(kwargs))), None)
-    trace.batch = first.shape[0] if first is not None and first.ndim else 1
+    trace.batch = max(number_of_samples(args, kwargs), 1)
     stored = {name: tensor for name, tensor, _ in named_tensors(model)}
     ask_where_widths_are_read(model, trace)
     model.eval()

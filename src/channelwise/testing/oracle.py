@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import channelwise
 from channelwise.channel_graph import ChannelGraph
+from channelwise.example_inputs import number_of_samples
 from channelwise.graph.structure import Structure
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module, masked_model, slim_state_dict, sparse_state_dict
@@ -120,14 +121,9 @@ def check_oracle(
     )
 
 
-def _batch(args: Any, kwargs: Any) -> int:
-    first = next(tensors((args, kwargs)), None)
-    return int(first.shape[0]) if first is not None and first.dim() else 1
-
-
 def _two_samples(args: Any, kwargs: Any) -> tuple[Any, Any]:
     """At least two samples, which batch norm needs in train mode."""
-    return (args, kwargs) if _batch(args, kwargs) > 1 else (doubled(args), doubled(kwargs))
+    return (args, kwargs) if number_of_samples(args, kwargs) > 1 else (doubled(args), doubled(kwargs))
 
 
 class _Check:
@@ -135,7 +131,7 @@ class _Check:
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.model, self.graph, self.args, self.kwargs = model, graph, args, kwargs
-        self.batch = _batch(args, kwargs)
+        self.batch = max(number_of_samples(args, kwargs), 1)
         self.two = _two_samples(args, kwargs)
         self.dense = self.run(clone_module(model, {}))
         floats = [t for t in self.dense if t.is_floating_point()]

@@ -23,6 +23,19 @@ class TwoInputs(nn.Module):
         return self.head(torch.cat([self.a(x), self.b(y)], 1))
 
 
+@network("inputs_outputs", make_inputs=lambda: ([torch.rand(3, 8, 10), torch.rand(3, 12, 8)],))
+class ListOfImages(nn.Module):
+    """A detector: images of several sizes, one result for each. Two images are two samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = conv_bn(3, 8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        batch = torch.stack([nn.functional.interpolate(x[None], (8, 8))[0] for x in images])
+        return [{"scores": scores} for scores in self.head(self.body(batch))]
+
+
 @network(
     "inputs_outputs", make_inputs=lambda: ({"image": torch.ones(2, 3, 8, 8), "more": [torch.ones(2, 3, 8, 8)], "n": 2},)
 )
