@@ -85,13 +85,13 @@ def build(
     )
 
 
-def group_labels(trace: Trace, group: Group) -> np.ndarray:
-    """The labels of all slots of a group."""
+def group_labels(trace: Trace, group: Group, channels: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """The labels of all slots of these channels of a group."""
     found = []
     for slots in group.slots:
         axis = trace.tensors[slots.tensor].axes[slots.axis]
         assert axis is not None
-        found.append(axis[slots.index.reshape(-1)])
+        found.append(axis[slots.index[channels].reshape(-1)])
     return np.concatenate(found)
 
 
@@ -231,9 +231,12 @@ class _Layout:
         return Group(name, len(channels), tuple(slots), parts, not why, str(why[0]) if why else "")
 
     def _only_one(self, channel: int) -> None:
-        self.extra_reasons[int(channel)] = Reason(
-            "single", "", "no other channel has its slots in the same places, and one must stay", Cause.SINGLE
-        )
+        axes, slots = np.unique(self.slot_axis[self.slot_comp == channel], return_counts=True)
+        text = "no other channel has its slots in the same places"
+        if slots.max() > 1:
+            tensor, _ = self.axes[axes[slots.argmax()]]
+            text += f", as {slots.max()} of {tensor} go together"
+        self.extra_reasons[int(channel)] = Reason("single", "", f"{text}, and one must stay", Cause.SINGLE)
 
     def _inexact(self) -> dict[int, Reason]:
         found: dict[int, Reason] = {}

@@ -41,6 +41,7 @@ class TraceContext:
     ``heads`` are the numbers of attention heads that the module's attributes tell.
     ``adapts`` is true inside calls that compute their sizes from their input (``flatten``, ``chunk`` …).
     ``runs`` are the labels that operations with constant sizes saw side by side, with the module.
+    ``read`` and ``given`` are labels of which a module's code read the number, or laid a tensor out by one.
     ``free_axis`` is the axis of a requested shape whose length is given as -1, and so adapts.
     """
 
@@ -53,6 +54,8 @@ class TraceContext:
     free_axis: int | None = None
     macs: list[MacRecord] = field(default_factory=list)
     runs: list[tuple[str, tuple[np.ndarray, ...]]] = field(default_factory=list)
+    read: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    given: list[tuple[str, np.ndarray]] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
     _known: dict[int, _Known] = field(default_factory=dict)
     _fresh: dict[int, weakref.ref[torch.Tensor]] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,8 +59,28 @@ class Candidate:
     alone: bool
 
 
+@dataclass(frozen=True, eq=False)
+class SameWidth:
+    """Two runs of equally many labels in a module whose code reads the number of one and lays the other out by one."""
+
+    module: str
+    read: np.ndarray
+    given: np.ndarray
+
+
 Followed = tuple[type, str]
 """A number of all modules of a class."""
+
+
+def same_widths(read: Sequence[tuple[str, np.ndarray]], given: Sequence[tuple[str, np.ndarray]]) -> list[SameWidth]:
+    """Every pair once of a read and a given run of labels of one module that may have to be equally long."""
+    found: dict[tuple[str, bytes, bytes], SameWidth] = {}
+    for module, one in read:
+        for place, other in given:
+            if place == module and one.size == other.size > 1 and not np.array_equal(one, other):
+                found.setdefault((module, one.tobytes(), other.tobytes()), SameWidth(module, one, other))
+    return list(found.values())
+
 
 Runs = tuple[str, tuple[np.ndarray, ...]]
 """A module, and the labels that an operation in it saw side by side."""
@@ -76,6 +96,7 @@ class Trace:
     macs: list[MacRecord] = field(default_factory=list)
     calls: dict[str, CallShapes] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
+    same_widths: list[SameWidth] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     types: dict[str, type] = field(default_factory=dict)
     batch: int = 1

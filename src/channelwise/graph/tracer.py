@@ -16,7 +16,7 @@ from channelwise.graph.dispatch import LabelMode
 from channelwise.graph.labels import LabelSpace
 from channelwise.graph.modules import ModuleTracker
 from channelwise.graph.numbers import candidates
-from channelwise.graph.recording import Trace, label_tensors, named_tensors
+from channelwise.graph.recording import Trace, label_tensors, named_tensors, same_widths
 from channelwise.graph.structure import Cause, Reason
 from channelwise.graph.watch import FunctionWatch, ask_where_widths_are_read
 
@@ -87,6 +87,7 @@ def run_labelled(
     if record:
         trace.macs = ctx.macs
         trace.candidates = candidates(model, ctx.runs)
+        trace.same_widths = same_widths(ctx.read, ctx.given)
     ctx.touched = {id(t) for t in stored.values()} & ctx.touched
     return ctx, outputs
 

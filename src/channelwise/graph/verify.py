@@ -64,11 +64,13 @@ class Verifier:
         """The structure in which every questioned group has been seen to adapt, or is frozen with the reason.
 
         Where code does not adapt, numbers that its modules keep are made to follow the channels first, for all modules
-        of a class; only if that does not help do channels stay.
+        of a class. Then channels go together whose numbers the code takes to be equal. Only if neither helps do
+        channels stay.
         """
         banned: list[tuple[np.ndarray, Reason]] = []
         following: set[Followed] = set()
         tried: set[Followed] = set()
+        tried_classes: set[type] = set()
         sites = _sites(self.trace)
         met: set[frozenset[Site]] = set()
         structure, asked, failure = self._attempt(banned, following)
@@ -78,6 +80,11 @@ class Verifier:
                 logger.debug("verification: %s follow the channels now: %s", more, failure.text)
                 structure, asked, failure = attempt
                 following |= more
+                continue
+            attempt = self._with_joined_widths(following, failure, asked, tried_classes)
+            if attempt is not None:
+                logger.debug("verification: equally wide channels go together now: %s", failure.text)
+                structure, asked, failure = attempt
                 continue
             # Where the same code failed in another module of its class, a failure here is not another story.
             places = {name: frozenset(sites[id(question)] for question in asked[name]) for name in asked}
@@ -104,6 +111,32 @@ class Verifier:
                 return attempt, more
         return None, set()
 
+    def _with_joined_widths(
+        self, following: set[Followed], failure: _Failure, asked: Asked, tried: set[type]
+    ) -> _Attempt | None:
+        """An attempt in which this failure is gone as channels that must be equally many go together, index by index.
+
+        ``x.reshape(n, t, c)`` with the ``c`` of another tensor is right as long as both keep equally many.
+        """
+        space = self.trace.space
+        classes = {self.trace.types[place] for place in self._places(failure, asked) if place in self.trace.types}
+        pairs = [same for same in self.trace.same_widths if self.trace.types[same.module] in classes - tried]
+        tried |= classes
+        if not pairs:
+            return None
+        before = len(space.pairs)
+        for same in pairs:
+            space.join(same.read, same.given)
+        attempt = self._attempt((), following)
+        structure, _, found = attempt
+        alive = _Membership(self.trace, structure).of_label
+        lives = any((alive[same.read] >= 0).any() for same in pairs)
+        if lives and (found is None or (found.text, found.module) != (failure.text, failure.module)):
+            return attempt
+        del space.pairs[before:]
+        space.solved = None
+        return None
+
     def _attempt(self, banned: Sequence[tuple[np.ndarray, Reason]], following: Collection[Followed]) -> _Attempt:
         """The structure, its groups with questions, and what went wrong with all of them pruned."""
         structure = build(self.trace, banned, following)
@@ -124,12 +157,17 @@ class Verifier:
 
         ``alone``: also those that may be in a tuple by chance.
         """
+        places = self._places(failure, asked)
         if failure.raised:
             path = failure.module.split(".")
-            places = {".".join(path[:depth]) for depth in range(len(path) + 1)}
-        else:
-            places = {asked[name][-1].reason.module for name in failure.suspects & set(asked) or set(asked)}
+            places |= {".".join(path[:depth]) for depth in range(len(path))}
         return {(c.cls, c.attribute) for c in self.trace.candidates if c.seen in places and alone >= c.alone}
+
+    def _places(self, failure: _Failure, asked: Asked) -> set[str]:
+        """The module where the code raised, else those that the questions about the suspects are from."""
+        if failure.raised:
+            return {failure.module}
+        return {asked[name][-1].reason.module for name in failure.suspects & set(asked) or set(asked)}
 
     def check(self, structure: Structure, names: Sequence[str]) -> _Failure | None:
         """Prune about half of these groups: do the same labels meet in the slim model, and is it the masked one?"""
@@ -155,6 +193,8 @@ class Verifier:
         channel = components(self.trace.space)
         frozen = np.zeros(int(channel.max()) + 1, bool)
         frozen[channel[list(self.trace.space.reasons)]] = True
+        # One channel alone fills its axes, so that a trace sees it stay, as it would in any case.
+        frozen[_only_ones(self.trace, structure, kept, channel)] = True
         second = Trace(LabelSpace(count=frozen.size), {}, {})
         second.tensors = _slim_labels(self.trace, structure, kept, channel)
         try:
@@ -299,6 +339,16 @@ def _half_of(group: Group, random: np.random.Generator, share: float) -> np.ndar
         upper = inner[-(count + 1) :]
         chosen.append(random.choice(upper, count, replace=False))
     return np.sort(np.concatenate(chosen))
+
+
+def _only_ones(trace: Trace, structure: Structure, kept: Kept, channel: np.ndarray) -> list[int]:
+    """The channels of which no other of their group, or of their part of it, is kept."""
+    found = []
+    for group in structure.groups:
+        parts = np.zeros(group.size, int) if group.parts is None else group.parts
+        if len(kept[group.name]) == len(np.unique(parts)):
+            found += channel[group_labels(trace, group, kept[group.name])].tolist()
+    return found
 
 
 def _slim_labels(trace: Trace, structure: Structure, kept: Kept, channel: np.ndarray) -> dict[str, TensorLabels]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ _MEASURING = {
 }
 """Ways to read how many channels a tensor has."""
 
-_OF_TORCH = str(Path(torch.__file__).parent)
+_OF_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 
 
 class FunctionWatch(TorchFunctionMode):
@@ -85,6 +87,9 @@ class FunctionWatch(TorchFunctionMode):
             ctx.operation = f"Tensor.{func.__name__.replace('__get__', 'shape')}"
             for m in ctx.maps(args[0]):
                 ctx.space.ask(m.labels, ctx.because("its size is read"))
+                ctx.read.append((ctx.module, m.flat))
+        if func is nn.functional.multi_head_attention_forward:
+            return self._heads_of_torch(func, args, kwargs)
         if func in _RESHAPING and not ctx.adapts:
             sizes = kwargs.get("shape", args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:])
             ctx.free_axis = list(sizes).index(-1) if -1 in sizes else None
@@ -99,6 +104,28 @@ class FunctionWatch(TorchFunctionMode):
             return func(*args, **kwargs)
         finally:
             ctx.adapts = False
+
+    def _heads_of_torch(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Torch's own attention loses whole heads; as its heads are together as wide as its queries, those with them.
+
+        query (L, N, E); the output projection reads the heads, (E, E).
+        """
+        ctx = self.ctx
+        given = signature(func).bind(*args, **kwargs).arguments
+        query, heads = given["query"], given["num_heads"]
+        outer = ctx.heads
+        ctx.heads = frozenset({heads, heads * query.shape[1]})
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            ctx.heads = outer
+        ctx.operation = "multi_head_attention_forward"
+        stream, inner = ctx.labels_on(query, 2), ctx.labels_on(given["out_proj_weight"], 1)
+        if stream is not None and inner is not None:
+            ctx.space.join(stream, inner)
+        elif inner is not None:
+            ctx.freeze(inner, "heads are together as wide as the queries, which have a fixed width")
+        return result
 
 
 _WIDTHS = {

@@ -127,6 +127,21 @@ def fix_prelu(module: Any, sizes: Kept) -> None:
         (module.num_parameters,) = weight
 
 
+@fixer(nn.MultiheadAttention, attributes=("embed_dim", "kdim", "vdim", "num_heads"))
+def fix_attention(module: Any, sizes: Kept) -> None:
+    """in_proj_weight (3 E, E), else q_proj_weight (E, E), k_proj_weight (E, K), v_proj_weight (E, V)."""
+    packed, query = sizes.shape(module, "in_proj_weight"), sizes.shape(module, "q_proj_weight")
+    if packed is not None:
+        module.embed_dim = module.kdim = module.vdim = packed[1]
+    elif query is not None:
+        module.embed_dim = query[0]
+        for name, weight in (("kdim", "k_proj_weight"), ("vdim", "v_proj_weight")):
+            shape = sizes.shape(module, weight)
+            if shape is not None:
+                setattr(module, name, shape[1])
+    module.num_heads = module.embed_dim // module.head_dim
+
+
 @fixer(nn.Unflatten, attributes=("unflattened_size",))
 def fix_unflatten(module: Any, sizes: Kept) -> None:
     """The output's axes from ``dim`` on; an axis given as -1 goes on finding its own length."""

@@ -63,31 +63,37 @@ class Block(nn.Module):
         return self.head(x)
 
 
-UNDECIDED = ("embed", "attention.qkv", "attention.proj", "down")
+STREAM = ("embed", "down", "attention.qkv", "attention.proj")
 
 
-@network("attention", shapes=TOKENS, either=UNDECIDED, inexact=("embed", "down"))
+@network("attention", shapes=TOKENS, inexact=STREAM, smaller=("attention.qkv.weight", "attention.proj.weight"))
 class TransformerBlock(Block):
-    pass
+    """Heads are together as wide as the input: they go with parts of the residual stream."""
 
 
-@network("attention", shapes=TOKENS, either=UNDECIDED, inexact=("embed", "down"))
+@network("attention", shapes=TOKENS, inexact=STREAM, smaller=("attention.qkv.weight", "attention.proj.weight"))
 class FusedTransformerBlock(Block):
     kind = FusedAttention
 
 
-@network(
-    "attention", shapes=TOKENS, either=("embed", "down", "attention.attention.out_proj"), inexact=("embed", "down")
-)
+TORCH_STREAM = ("embed", "down", "attention.attention", "attention.attention.out_proj")
+
+
+@network("attention", shapes=TOKENS, inexact=TORCH_STREAM, smaller=("attention.attention.in_proj_weight",))
 class TorchTransformerBlock(Block):
+    kind = TorchAttention
+
+
+@network("attention", shapes=((1, 6, 8),), inexact=TORCH_STREAM, smaller=("attention.attention.in_proj_weight",))
+class TorchTransformerBlockOfOneSample(Block):
     kind = TorchAttention
 
 
 @network(
     "attention",
     shapes=TOKENS,
-    either=("embed", "layer.self_attn.out_proj", "layer.linear1", "layer.linear2"),
-    inexact=("embed",),
+    inexact=("embed", "layer.self_attn", "layer.self_attn.out_proj", "layer.linear2"),
+    smaller=("layer.self_attn.in_proj_weight",),
 )
 class EncoderLayer(nn.Module):
     """nn.TransformerEncoderLayer, which takes a fused path in eval mode."""
@@ -99,6 +105,27 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layer(self.embed(x)))
+
+
+@network(
+    "attention",
+    shapes=((6, 2, 16), (5, 2, 10)),
+    inexact=("embed", "attention", "attention.out_proj"),
+    smaller=("attention.q_proj_weight", "attention.k_proj_weight", "attention.bias_k"),
+)
+class CrossAttention(nn.Module):
+    """Queries and keys of different widths, sequence first, attention maps averaged over heads, an extra key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.memory = nn.Linear(16, 16), nn.Linear(10, 12)
+        self.attention = nn.MultiheadAttention(16, 4, kdim=12, vdim=12, add_bias_kv=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        x, memory = self.embed(x), self.memory(memory)
+        y, weights = self.attention(x, memory, memory)
+        return self.head(x + y), weights
 
 
 class HeadsInAttributes(Attention):

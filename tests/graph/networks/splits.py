@@ -13,6 +13,7 @@ from tests.graph.networks.registry import add, network
 SPLITS = {
     "chunk": (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1].sigmoid(), 4, False),
     "chunk_four": (lambda x: torch.cat([p * (i + 1) for i, p in enumerate(x.chunk(4, 1))], 1), 8, False),
+    "chunk_with_rest": (lambda x: torch.cat(x.chunk(3, 1)[::-1], 1), 8, True),
     "chunk_and_cat_some": (lambda x: torch.cat([x, x.chunk(2, 1)[1].relu()], 1), 12, False),
     "split_in_halves_of_shape": (lambda x: torch.mul(*x.split(x.shape[1] // 2, 1)), 4, False),
     "split_by_number": (lambda x: torch.mul(*x.split(4, 1)), 4, True),
@@ -50,6 +51,20 @@ class PartialConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         a, b = torch.split(self.first(x), [2, 6], dim=1)
         return self.head(torch.cat([self.part(a), b], 1))
+
+
+@network("splits", either=("first", "convs.0", "convs.1"), smaller=("first.weight", "convs.0.weight", "convs.1.weight"))
+class ChunksWithRest(nn.Module):
+    """EdgeNeXt: chunks of 6, 6 and 4 channels, of which all but the last are convolved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1)
+        self.convs = nn.ModuleList(nn.Conv2d(6, 6, 3, padding=1, groups=6) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        *parts, rest = self.first(x).chunk(3, 1)
+        return self.head(torch.cat([conv(part) for conv, part in zip(self.convs, parts, strict=True)] + [rest], 1))
 
 
 @network("splits", either=("first", "a", "b", "c"))

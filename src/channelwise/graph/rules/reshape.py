@@ -72,6 +72,8 @@ def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, *
             ctx.ask(m.labels, f"reshaped from {tuple(x.shape)} to {tuple(out.shape)}")
             if moved is not None:
                 ctx.saw(moved.labels)
+                if not ctx.adapts:
+                    ctx.given.append((ctx.module, moved.flat))
     ctx.set(out, results, ctx.is_weight(x))
 
 
@@ -114,7 +116,8 @@ def _shrinking(ctx: TraceContext, varying: list[int], columns: tuple[int, ...], 
     """
     heads = [k for k in varying if new[columns[k]] in ctx.heads]
     if heads and len(columns) > 1:
-        return heads[-1]
+        # Channels of a head come last: as many of them as there are heads are not these.
+        return next((k for k in reversed(heads) if k < len(columns) - 1), heads[-1])
     if ctx.free_axis in columns:
         return columns.index(ctx.free_axis)
     if len(varying) < 2:

@@ -84,6 +84,8 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
             ctx.saw(*parts, labels)
             if len(set(lengths)) == 1 and lengths[0] > 1:
                 ctx.space.require_equal_parts(np.stack(parts), ctx.because("split into equal parts"))
+            elif ctx.adapts:
+                _all_lose_as_many(ctx, parts)
             _ask_or_freeze(ctx, parts, min(lengths), f"split into {lengths}")
         stops = np.cumsum(lengths)
         for k, stop in enumerate(stops):
@@ -93,6 +95,15 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
             pieces[k].append(m.moved(m.labels[tuple(at)], m.axis))
     for piece, maps in zip(out, pieces, strict=True):
         ctx.set(piece, maps, ctx.is_weight(x))
+
+
+def _all_lose_as_many(ctx: TraceContext, parts: Sequence[np.ndarray]) -> None:
+    """Chunks of n, n, … and a rest r < n channels are again n', n', … and r' only if all of them lose n - n'."""
+    rest = min(part.size for part in parts)
+    ctx.space.tie(np.stack([part[:rest] for part in parts]), 0)
+    for part in parts:
+        if part.size > rest:
+            ctx.freeze(part[rest:], f"split into {[p.size for p in parts]}, as many channels must go from every part")
 
 
 @rule(*operators(aten, "constant_pad_nd"))
