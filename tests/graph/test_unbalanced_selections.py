@@ -1,4 +1,4 @@
-"""Code that is right for balanced selections only: its channels stay, or go together with those it takes to be as many."""
+"""Code that is right for balanced selections only: its channels stay, or go with those it takes to be as many."""
 
 from __future__ import annotations
 
