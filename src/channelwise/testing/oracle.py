@@ -86,7 +86,9 @@ def check_oracle(
     check = _Check(model, graph, args, named)
 
     error, changed = check.same_outputs(exact)
-    check.same_outputs(only(graph.structure, unbalanced_selection(graph, seed), {g.name for g in graph.groups if g.exact}))
+    check.same_outputs(
+        only(graph.structure, unbalanced_selection(graph, seed), {g.name for g in graph.groups if g.exact})
+    )
     in_training = dtype == torch.float64 and check.same_outputs_in_training(exact)
     check.state_dicts(exact)
     slim = graph.slim(everything)
