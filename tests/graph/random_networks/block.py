@@ -40,11 +40,15 @@ class Space:
 
 
 class Block(nn.Module):
-    """``inputs`` activations (N, C, *space) to one of ``width`` channels; ``choices`` are the values of its options."""
+    """``inputs`` activations (N, C, *space) to one of ``width`` channels; ``choices`` are the values of its options.
+
+    ``einsum``: it calls torch.einsum, which multiplies element by element where an axis that it sums over has length 1.
+    """
 
     inputs: ClassVar[int] = 1
     dims: ClassVar[tuple[int, ...]] = (1, 2, 3)
     choices: ClassVar[dict[str, Sequence[Any]]] = {}
+    einsum: ClassVar[bool] = False
 
     def __init__(self, space: Space, width: int):
         super().__init__()

@@ -84,6 +84,7 @@ class ResponseNorm(Block):
 class Scale(Block):
     """Plain parameters and buffers along the channels."""
 
+    einsum = True
     choices = {"how": ("scale", "shift", "vector", "buffer", "prelu", "position", "matrix")}
 
     def __init__(self, space: Space, into: int, how: str):

@@ -14,11 +14,15 @@ HOWS = ("share", "unbalanced", "one kept", "all but one", "some groups")
 
 @dataclass(frozen=True)
 class Choice:
-    """``how`` many channels every group keeps, ``share`` of them where that is a question, and a seed for which."""
+    """``how`` many channels every group keeps, ``share`` of them where that is a question, and a seed for which.
+
+    ``least``: so many are kept where there are so many.
+    """
 
     how: str
     share: float
     seed: int
+    least: int = 1
 
     def __call__(self, graph: ChannelGraph) -> Selection:
         """The selection on this graph."""
@@ -36,4 +40,5 @@ class Choice:
             "all but one": most - 1,
             "some groups": most if random.random() < self.share else max(most // 2, 1),
         }[self.how]
+        count = max(count, min(self.least, most))
         return np.sort(np.concatenate([random.choice(m, count, replace=False) for m in members]))

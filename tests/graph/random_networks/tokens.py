@@ -134,13 +134,16 @@ class MultiHead(Block):
 class Products(Block):
     """Sums of products over channels: by einsum, bilinear, by groups."""
 
+    einsum = True
     choices = {"how": ("einsum", "groups", "outer"), "out": WIDTHS}
 
     def __init__(self, space: Space, into: int, how: str, out: int):
         groups = divisor(into, 3)
         super().__init__(space, {"einsum": out, "groups": groups * out, "outer": 9}[how])
         self.how, self.groups = how, groups
-        self.weight = nn.Parameter(torch.randn(groups, out, into // groups) if how == "groups" else torch.randn(out, into))
+        self.weight = nn.Parameter(
+            torch.randn(groups, out, into // groups) if how == "groups" else torch.randn(out, into)
+        )
         self.a, self.b = conv(space, into, 3, 1), conv(space, into, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -84,6 +84,7 @@ class Tied(Block):
 class Experts(Block):
     """A kernel mixed of several by weights that are learnt, or by the input (CondConv)."""
 
+    einsum = True
     choices = {"out": WIDTHS, "routed": (False, True)}
 
     def __init__(self, space: Space, into: int, out: int, routed: bool):
