@@ -15,7 +15,7 @@ _FEW = 16
 def trials(structure: Structure, names: Iterable[str]) -> range:
     """How many selections must be right before these groups are believed: the more, the smaller they are."""
     wanted = set(names)
-    return range(6 if any(g.size <= _FEW for g in structure.groups if g.name in wanted) else 2)
+    return range(5 if any(g.size <= _FEW for g in structure.groups if g.name in wanted) else 2)
 
 
 def removed_in(structure: Structure, names: Iterable[str], trial: int) -> dict[str, np.ndarray]:

@@ -55,3 +55,16 @@ class FaintAttention(nn.Module):
         q, k, v = (f(x) for f in (self.query, self.key, self.value))
         scores = (q.transpose(1, 2) @ k / q.shape[1] ** 0.5).softmax(-1)
         return self.head(x + 1e-2 * (v @ scores.transpose(1, 2)))
+
+
+@network("verified", kept=("head", "first"), shapes=((2, 3, 8),))
+class UnevenChunksSwapped(nn.Module):
+    """Chunks of three and of two channels: with fewer channels, others are in each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv1d(3, 5, 3, padding=1), nn.Conv1d(5, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.first(x).chunk(2, 1)
+        return self.head(torch.cat([b, a], 1))
