@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import channelwise
 from channelwise.channel_graph import ChannelGraph
+from channelwise.graph.comparing import seed_generators
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module, masked_model, slim_state_dict, sparse_state_dict
 from channelwise.testing.modules import check_modules, prunable_share, randomise, settle_statistics
@@ -147,7 +148,7 @@ class _Check:
         """Outputs of ``model``, whose mode and running statistics may change."""
         args, kwargs = self.two if train else (self.args, self.kwargs)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            seed_generators(list(tensors((args, kwargs))), seed)
             return list(tensors(model.train(train)(*copy.deepcopy(args), **copy.deepcopy(kwargs))))
 
     def slim(self, selection: Selection, *, train: bool = False) -> list[Tensor]:

@@ -32,7 +32,8 @@ def check(plan: Plan, choice: Choice) -> OracleReport:
     try:
         report = check_oracle(network, example_input(plan), select=choice, seed=choice.seed)
         check_sparse(report, plan)
-        check_files(report)
+        if choice.seed == 0:  # a disk is slow
+            check_files(report)
     except Exception as error:
         text = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
         raise AssertionError(f"{network.story()}\n{choice}\n{text}") from error
