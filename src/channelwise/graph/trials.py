@@ -29,17 +29,22 @@ def removed_in(structure: Structure, names: Iterable[str], trial: int) -> dict[s
         # A generator for each group, so that a group loses the same channels whichever others are tried with it.
         random = np.random.default_rng([trial, position])
         # Multiples of the golden ratio: neighbours, which are the ones that meet, are far apart.
-        kept[group.name] = _kept(group, random, trial, (position + trial / 2) * 0.618034 % 1)
+        place = (position + trial / 2) * 0.618034 % 1
+        kept[group.name] = _kept(group, random, trial, place, upper=bool((position + trial) % 2))
     return kept
 
 
-def _kept(group: Group, random: np.random.Generator, trial: int, place: float) -> np.ndarray:
+def _kept(group: Group, random: np.random.Generator, trial: int, place: float, upper: bool) -> np.ndarray:
     parts = np.zeros(group.size, int) if group.parts is None else group.parts
     members = [np.flatnonzero(parts == part) for part in np.unique(parts)]
     if trial == 0:
         chosen = [_upper(m, random, 0.5 + 0.2 * place) for m in members]
     elif trial == 1:
         chosen = [_ends(m, random, 0.4 + 0.4 * place) for m in members]
+    elif trial < 4:
+        # The channels of one end, so that those next to any border change sides.
+        count = max(round(len(members[0]) * (0.4 + 0.4 * place)), 1)
+        chosen = [m[-count:] if upper else m[:count] for m in members]
     else:
         # Another number in every group, and some of them whole: code may take the size of one for that of another.
         count = int(random.integers(1, len(members[0]) + 1))
