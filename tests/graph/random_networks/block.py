@@ -54,8 +54,9 @@ class Block(nn.Module):
         super().__init__()
         self.space, self.width = space, width
 
-    def __init_subclass__(cls) -> None:
-        BLOCKS[cls.__name__] = cls
+    def __init_subclass__(cls, abstract: bool = False) -> None:
+        if not abstract:
+            BLOCKS[cls.__name__] = cls
 
 
 def conv(space: Space, into: int, out: int, kernel: int = 3, **options: Any) -> nn.Module:

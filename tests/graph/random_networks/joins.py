@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tests.graph.random_networks.block import MOST, Block, Space, conv, fit, pooled, spread
 
 
-class Pair(Block):
+class Pair(Block, abstract=True):
     """Two activations of equal width; the second is projected where it is not."""
 
     inputs = 2

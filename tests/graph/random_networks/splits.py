@@ -12,7 +12,7 @@ from tests.graph.random_networks.block import Block, Space, conv, fit, multiple
 class Halved(Block):
     """Two equal halves, and what is done with them."""
 
-    choices = {"how": ("glu", "product", "swap", "sum", "second_convolved", "thirds"), "split": ("chunk", "shape")}
+    choices = {"how": ("product", "swap", "sum", "second_convolved", "thirds"), "split": ("chunk", "shape")}
 
     def __init__(self, space: Space, into: int, how: str, split: str):
         parts = 3 if how == "thirds" else 2
@@ -26,8 +26,6 @@ class Halved(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fit(x)
-        if self.how == "glu":
-            return F.glu(x, 1)
         if self.how == "thirds":
             a, b, c = self.parts(x, 3)
             b = self.conv(b + a)
@@ -38,6 +36,25 @@ class Halved(Block):
         if self.how == "sum":
             return a + b
         return torch.cat([b, a] if self.how == "swap" else [a, self.conv(b)], 1)
+
+
+class Glu(Block):
+    """A gated linear unit, on the channels themselves or convolved first."""
+
+    choices = {"convolved": (False, True), "written_out": (False, True)}
+
+    def __init__(self, space: Space, into: int, convolved: bool, written_out: bool):
+        wide = multiple(into, 2)
+        super().__init__(space, wide // 2)
+        self.conv = conv(space, into, wide) if convolved else fit(space, into, wide)
+        self.written_out = written_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.written_out:
+            half = x.size(1) // 2
+            return x.narrow(1, 0, half) * x.narrow(1, half, half).sigmoid()
+        return F.glu(x, 1)
 
 
 class Split(Block):
