@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 	$(if $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && echo yes),$(p))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format docs bench clean
+.PHONY: help demo test test-all test-random lint format docs bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ test: $(STAMP)  ## the tests, without those marked slow
 
 test-all: $(STAMP)  ## every test
 	$(PYTEST)
+
+test-random: $(STAMP)  ## the oracle on 10,000 random networks, others every time (part of test-all)
+	$(PYTEST) -m slow tests/graph/test_rules_random_networks.py
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

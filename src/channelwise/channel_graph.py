@@ -150,6 +150,7 @@ def trace(
             varied(named),
             slim=lambda structure, kept: slim_model(stand_in, structure, Selection(kept), share_untouched=True),
             masked=lambda structure, kept: masked_model(stand_in, structure, Selection(kept)),
+            trains=recorded.trains_differently,
         )
         return ChannelGraph(model, verifier.run())
 

@@ -166,9 +166,9 @@ class TraceContext:
             for m in self.maps(tensor):
                 self.space.freeze(m.labels, self.because(text, cause))
 
-    def ask(self, labels: np.ndarray, text: str) -> None:
-        """Have verification find out whether the user's code adapts, unless it is known to."""
-        if not self.adapts:
+    def ask(self, labels: np.ndarray, text: str, always: bool = False) -> None:
+        """Have verification find out whether the user's code adapts, unless it is known to (or ``always``)."""
+        if always or not self.adapts:
             self.space.ask(labels, self.because(text))
             self.saw(labels)
 

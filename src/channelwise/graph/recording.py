@@ -88,7 +88,10 @@ Runs = tuple[str, tuple[np.ndarray, ...]]
 
 @dataclass(eq=False)
 class Trace:
-    """What the passes recorded, before channels are made of it."""
+    """What the passes recorded, before channels are made of it.
+
+    ``trains_differently``: in train mode other tensors are used, or other questions come up, than in eval mode.
+    """
 
     space: LabelSpace
     tensors: dict[str, TensorLabels]
@@ -100,6 +103,7 @@ class Trace:
     notes: list[str] = field(default_factory=list)
     types: dict[str, type] = field(default_factory=dict)
     batch: int = 1
+    trains_differently: bool = False
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:

@@ -126,7 +126,7 @@ def _train_pass(
     marks = [len(r) for r in records]
     attempts: list[tuple[Any, Any, bool]] = [(args, kwargs, True), (args, kwargs, False)]
     if trace.batch == 1:
-        attempts.insert(1, (_doubled(list(args)), _doubled(dict(kwargs)), True))
+        attempts.insert(1, (doubled(list(args)), doubled(dict(kwargs)), True))
     error: Exception | None = None
     for some_args, some_kwargs, outline in attempts:
         try:
@@ -145,14 +145,14 @@ def _train_pass(
     return set()
 
 
-def _doubled(value: Any) -> Any:
+def doubled(value: Any) -> Any:
     """The same arguments with every batch of 1 repeated, for batch norms that want more than one value a channel."""
     if isinstance(value, torch.Tensor):
         return torch.cat([value, value]) if value.ndim and value.shape[0] == 1 else value
     if isinstance(value, dict):
-        return {k: _doubled(v) for k, v in value.items()}
+        return {k: doubled(v) for k, v in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_doubled(v) for v in value)
+        return type(value)(doubled(v) for v in value)
     return value
 
 
@@ -168,10 +168,17 @@ def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     stored = {name: tensor for name, tensor, _ in named_tensors(model)}
     ask_where_widths_are_read(model, trace)
     model.eval()
+    marks = [len(space.questions)]
     touched = set(run_labelled(model, args, kwargs, trace, record=True, protect=shared)[0].touched)
+    marks.append(len(space.questions))
     model.train()
-    touched |= _train_pass(model, args, kwargs, trace, shared)
+    trained = _train_pass(model, args, kwargs, trace, shared)
     model.eval()
+    places = [(q.reason.operation, q.reason.module) for q in space.questions]
+    trace.trains_differently = bool(trained) and (
+        not trained <= touched or places[marks[0] : marks[1]] != places[marks[1] :]
+    )
+    touched |= trained
     unused = Reason("unused", "", "never used while the model ran on the example inputs", Cause.UNUSED)
     for name, labels in tensors.items():
         if id(stored[name]) not in touched:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,13 @@ import torch
 from torch import nn
 
 from channelwise.graph.channels import build, components, group_labels
+from channelwise.graph.comparing import difference, difference_in_double, gap, in_doubt, run_once, seed_generators
 from channelwise.graph.context import tensors_in
 from channelwise.graph.labels import LabelSpace, Question
 from channelwise.graph.recording import Followed, TensorLabels, Trace
-from channelwise.graph.structure import Cause, Group, Reason, Structure
-from channelwise.graph.tracer import output_tensors, run_labelled, undisturbed_randomness
+from channelwise.graph.structure import Cause, Reason, Structure
+from channelwise.graph.tracer import doubled, run_labelled
+from channelwise.graph.trials import removed_in, trials
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +30,22 @@ Surgeon = Callable[[Structure, Kept], nn.Module]
 Site = tuple[type | str, int]
 """A place in the code of a class: the how-manieth question in a module of it."""
 
+Trial = tuple[int, bool]
+"""Which selection is tried, and whether in train mode."""
+
 
 @dataclass(frozen=True)
 class _Failure:
     """What went wrong with some groups pruned; ``suspects`` are the groups that look guilty, if anything tells.
 
-    ``module``: where the model's code raised.
+    ``module``: where the model's code raised. ``trial``: which selection showed it.
     """
 
     text: str
     suspects: frozenset[str] = frozenset()
     raised: bool = False
     module: str = ""
+    trial: Trial = (0, False)
 
 
 Asked = dict[str, list[Question]]
@@ -52,6 +60,7 @@ class Verifier:
     """Runs pruned models of a traced one.
 
     ``slim`` and ``masked`` build the slim and the masked model of a selection from weights of which none is constant.
+    ``trains``: the model runs in train mode and does something else there, which is tried, too.
     """
 
     trace: Trace
@@ -59,6 +68,7 @@ class Verifier:
     kwargs: Mapping[str, Any]
     slim: Surgeon
     masked: Surgeon
+    trains: bool = False
 
     def run(self) -> Structure:
         """The structure in which every questioned group has been seen to adapt, or is frozen with the reason.
@@ -169,26 +179,64 @@ class Verifier:
             return {failure.module}
         return {asked[name][-1].reason.module for name in failure.suspects & set(asked) or set(asked)}
 
-    def check(self, structure: Structure, names: Sequence[str]) -> _Failure | None:
-        """Prune about half of these groups: do the same labels meet in the slim model, and is it the masked one?"""
-        wanted = set(names)
+    def check(self, structure: Structure, names: Sequence[str], only: Trial | None = None) -> _Failure | None:
+        """Prune part of these groups, in several ways or in one: the first failure."""
+        modes = (False, True) if self.trains else (False,)
+        several = [(number, train) for number in trials(structure, names) for train in modes]
+        for trial in several if only is None else (only,):
+            failure = self._check(structure, set(names), trial)
+            if failure is not None:
+                return replace(failure, trial=trial)
+        return None
+
+    def _check(self, structure: Structure, wanted: set[str], trial: Trial) -> _Failure | None:
+        """In one trial: do the same labels meet in the slim model, and is it the masked one?"""
+        number, train = trial
         exact = {g.name for g in structure.groups if g.exact and g.name in wanted}
-        failure, outputs = self._labels_meet(structure, _half(structure, wanted))
+        kept = removed_in(structure, exact, number)
+        if number and exact == wanted:
+            # Labels tell who is guilty; after a first trial there is hardly ever anybody.
+            try:
+                failure, outputs = None, self._run(self.slim(structure, kept), train)
+            except Exception:
+                failure, outputs = self._labels_meet(structure, kept, train)
+        else:
+            failure, outputs = self._labels_meet(structure, removed_in(structure, wanted, number), train)
         # Of exact groups the outputs tell: a new tensor may just happen to have as many elements as there are channels.
         if failure is not None and (failure.raised or not failure.suspects <= exact):
             return failure
         if not exact:
             return None
-        kept = _half(structure, exact)
         if exact != wanted:
-            failure, outputs = self._labels_meet(structure, kept)
+            failure, outputs = self._labels_meet(structure, kept, train)
             if failure is not None and failure.raised:
                 return failure
-        expected = run_once(self.masked(structure, kept), self.args, self.kwargs)
-        text = difference(outputs, expected)
+        text = self._compare(structure, kept, outputs, train)
         return None if text is None else _Failure(text)
 
-    def _labels_meet(self, structure: Structure, kept: Kept) -> tuple[_Failure | None, list[torch.Tensor]]:
+    def _compare(self, structure: Structure, kept: Kept, outputs: list[torch.Tensor], train: bool) -> str | None:
+        """What differs between these outputs of a slim model and those of the masked one."""
+        expected = self._run(self.masked(structure, kept), train)
+        if train and gap(self._run(self.masked(structure, kept), train, seed=1), expected) > 0:
+            return None  # random numbers decide
+        text = difference(outputs, expected)
+        if text is None and not train and in_doubt(outputs, expected):
+            models = partial(self.slim, structure, kept), partial(self.masked, structure, kept)
+            text = difference_in_double(*models, self.args, self.kwargs)
+        return text
+
+    def _run(self, model: nn.Module, train: bool, seed: int = 0) -> list[torch.Tensor]:
+        if not train:
+            return run_once(model, self.args, self.kwargs, seed=seed)
+        # In train mode buffers change, which pruned models may share.
+        return run_once(copy.deepcopy(model), *self._arguments(train), train=True, seed=seed)
+
+    def _arguments(self, train: bool) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        if train and self.trace.batch == 1:
+            return doubled(list(self.args)), doubled(dict(self.kwargs))
+        return self.args, self.kwargs
+
+    def _labels_meet(self, structure: Structure, kept: Kept, train: bool) -> tuple[_Failure | None, list[torch.Tensor]]:
         """Trace the slim model with the channels as labels: only slots of one channel may meet."""
         channel = components(self.trace.space)
         frozen = np.zeros(int(channel.max()) + 1, bool)
@@ -199,6 +247,7 @@ class Verifier:
         second.tensors = _slim_labels(self.trace, structure, kept, channel)
         try:
             model = self.slim(structure, kept)
+            model = copy.deepcopy(model).train() if train else model
         except Exception as error:
             # Not the user's code: surgery does not know a module of this kind, so its channels stay.
             logger.warning("a slim model cannot be built: %s: %s; its channels stay", type(error).__name__, error)
@@ -206,7 +255,9 @@ class Verifier:
                 f"no slim model can be built ({type(error).__name__}: {_first_line(error)})", raised=True
             ), []
         try:
-            _, output = run_labelled(model, self.args, self.kwargs, second, record=False, freeze_outputs=False)
+            args, kwargs = self._arguments(train)
+            seed_generators(tensors_in([list(args), dict(kwargs)]), 0)
+            _, output = run_labelled(model, args, kwargs, second, record=False, freeze_outputs=False)
         except Exception as error:
             # Whatever the user's code raises with fewer channels: it does not adapt.
             module = getattr(error, "_channelwise_module", "")
@@ -225,33 +276,35 @@ class Verifier:
     def _guilty(self, structure: Structure, names: Sequence[str], failure: _Failure) -> list[str]:
         """The groups that make the check fail, found by bisection among the suspects first."""
         suspects = [n for n in names if n in failure.suspects]
-        known = {"fails": len(suspects) == len(names), "likely": True}
+        known: dict[str, Any] = {"trial": failure.trial, "fails": len(suspects) == len(names), "likely": True}
         if suspects and (found := self._bisect(structure, suspects, **known)):
             return found
-        return self._bisect(structure, names, fails=True)
+        return self._bisect(structure, names, failure.trial, fails=True)
 
-    def _bisect(self, structure: Structure, names: Sequence[str], fails: bool, likely: bool = False) -> list[str]:
+    def _bisect(
+        self, structure: Structure, names: Sequence[str], trial: Trial, fails: bool, likely: bool = False
+    ) -> list[str]:
         """Groups among these that make the check fail.
 
         ``fails``: it is known to fail with all of them pruned; ``likely``: that is assumed until one is left.
         """
         if not fails and not (likely and len(names) > 1):
-            if self.check(structure, names) is None:
+            if self.check(structure, names, trial) is None:
                 return []
             fails = True
         if len(names) == 1:
             return list(names)
         half = len(names) // 2
-        found = self._bisect(structure, names[:half], fails=False)
-        found += self._bisect(structure, names[half:], fails=False, likely=not found)
-        return found if found or not fails else [self._last_of_several(structure, names)]
+        found = self._bisect(structure, names[:half], trial, fails=False)
+        found += self._bisect(structure, names[half:], trial, fails=False, likely=not found)
+        return found if found or not fails else [self._last_of_several(structure, names, trial)]
 
-    def _last_of_several(self, structure: Structure, names: Sequence[str]) -> str:
+    def _last_of_several(self, structure: Structure, names: Sequence[str], trial: Trial) -> str:
         """The check fails with all of these but with neither half: the one that completes the first failing run."""
         passes, fails = len(names) // 2, len(names)
         while fails - passes > 1:
             middle = (passes + fails) // 2
-            if self.check(structure, names[:middle]) is None:
+            if self.check(structure, names[:middle], trial) is None:
                 passes = middle
             else:
                 fails = middle
@@ -311,36 +364,6 @@ def _asked_in(trace: Trace, structure: Structure, module: str) -> set[str]:
     return membership.names_of(membership.of_label[np.concatenate(asked)]) if asked else set()
 
 
-def _half(structure: Structure, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Remove the first and the last channel and a third to a half of the others, so that any fixed number shows.
-
-    Numbers that adapt (half of the width, a quarter) are right only for selections that are balanced, which a user's
-    is not. So most of what stays is in the upper half, and groups lose differently many: code may need two groups to
-    keep as many channels without saying so.
-    """
-    wanted = set(names)
-    random = np.random.default_rng(0)
-    kept = {}
-    for position, group in enumerate(structure.groups):
-        indices = np.arange(group.size)
-        # Multiples of the golden ratio: neighbours, which are the ones that meet, are far apart.
-        share = 0.5 + 0.2 * (position * 0.618034 % 1)
-        kept[group.name] = _half_of(group, random, share) if group.name in wanted else indices
-    return kept
-
-
-def _half_of(group: Group, random: np.random.Generator, share: float) -> np.ndarray:
-    parts = np.zeros(group.size, int) if group.parts is None else group.parts
-    chosen = []
-    for part in np.unique(parts):
-        members = np.flatnonzero(parts == part)
-        inner = members[1:-1] if members.size > 2 else members[1:]
-        count = min(max(int(members.size * share), 1), inner.size)
-        upper = inner[-(count + 1) :]
-        chosen.append(random.choice(upper, count, replace=False))
-    return np.sort(np.concatenate(chosen))
-
-
 def _only_ones(trace: Trace, structure: Structure, kept: Kept, channel: np.ndarray) -> list[int]:
     """The channels of which no other of their group, or of their part of it, is kept."""
     found = []
@@ -374,38 +397,6 @@ def _slim_labels(trace: Trace, structure: Structure, kept: Kept, channel: np.nda
             type(info)(name, tuple(shape), info.is_parameter, info.module, info.blocks), tuple(axes)
         )
     return found
-
-
-def run_once(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-    """The outputs of the model in eval mode, in which it is left; the random state stays as it is."""
-    with torch.no_grad(), undisturbed_randomness(tensors_in([list(args), dict(kwargs)])):
-        torch.manual_seed(0)
-        return output_tensors(model.eval()(*args, **kwargs))
-
-
-def difference(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> str | None:
-    """What differs between two lists of outputs, or None."""
-    if len(found) != len(expected):
-        return "with fewer channels there are other outputs"
-    for a, b in zip(found, expected, strict=True):
-        if a.shape != b.shape:
-            return f"with fewer channels an output has the shape {tuple(a.shape)} instead of {tuple(b.shape)}"
-        if not a.is_floating_point():
-            continue
-        a, b = a.double(), b.double()
-        finite = a.isfinite() & b.isfinite()
-        if not finite.any():
-            continue
-        scale = b[finite].abs().max().item() + 1e-12
-        if (a[finite] - b[finite]).abs().max().item() > _tolerance(found) * scale:
-            return "with fewer channels the output is not that of the model with these channels set to zero"
-    return None
-
-
-def _tolerance(outputs: Sequence[torch.Tensor]) -> float:
-    """Relative to the largest output; rounding in narrow types must not look like a mismatch."""
-    half = any(t.dtype in (torch.float16, torch.bfloat16) for t in outputs)
-    return 0.1 if half else 2e-3
 
 
 def _first_line(error: Exception) -> str:

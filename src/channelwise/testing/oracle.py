@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -17,10 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import channelwise
 from channelwise.channel_graph import ChannelGraph
 from channelwise.example_inputs import number_of_samples
-from channelwise.graph.structure import Structure
+from channelwise.graph.comparing import seed_generators
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module, masked_model, slim_state_dict, sparse_state_dict
 from channelwise.testing.modules import check_modules, prunable_share, randomise, settle_statistics
+from channelwise.testing.selections import only, random_selection, unbalanced_selection
 from channelwise.testing.values import arguments, cast, distance, doubled, equal, shape_of, tensors
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
@@ -50,6 +50,7 @@ def check_oracle(
     kwargs: Mapping[str, Any] | None = None,
     share: float = 0.5,
     seed: int = 0,
+    select: Callable[[ChannelGraph], Selection] | None = None,
     dtype: torch.dtype | None = torch.float64,
     min_pruned: float | None = None,
     count: bool = True,
@@ -61,6 +62,7 @@ def check_oracle(
             so that no zero-initialised scale hides a wrong path.
         inputs: what ``channelwise.trace`` takes; floating point tensors are cast to ``dtype``.
         share: kept fraction of every channel group, in (0, 1).
+        select: makes the selection to check, in place of a random ``share``.
         dtype: ``torch.float64`` (outputs agree to 1e-8 relative), ``torch.float32`` (1e-5), or None: as it is.
         count: compare MACs with the flop counter, and the first axes of the outputs; not for a model whose work
             depends on what it sees, such as a detector that looks at more boxes the more it finds.
@@ -82,12 +84,14 @@ def check_oracle(
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     graph = channelwise.trace(model, args, kwargs=named)
-    everything = _random_selection(graph, share, seed)
-    exact = _only(graph.structure, everything, {group.name for group in graph.groups if group.exact})
+    everything = select(graph) if select else random_selection(graph, share, seed)
+    exact = only(graph.structure, everything, {group.name for group in graph.groups if group.exact})
     check = _Check(model, graph, args, named)
 
     error, changed = check.same_outputs(exact)
-    check.same_outputs(_only(graph.structure, _unbalanced(graph, seed), {g.name for g in graph.groups if g.exact}))
+    check.same_outputs(
+        only(graph.structure, unbalanced_selection(graph, seed), {g.name for g in graph.groups if g.exact})
+    )
     in_training = dtype == torch.float64 and check.same_outputs_in_training(exact)
     check.state_dicts(exact)
     slim = graph.slim(everything)
@@ -141,7 +145,7 @@ class _Check:
         """Outputs of ``model``, whose mode and running statistics may change."""
         args, kwargs = self.two if train else (self.args, self.kwargs)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            seed_generators(list(tensors((args, kwargs))), seed)
             return list(tensors(model.train(train)(*copy.deepcopy(args), **copy.deepcopy(kwargs))))
 
     def slim(self, selection: Selection, *, train: bool = False) -> list[Tensor]:
@@ -185,7 +189,7 @@ class _Check:
         """One line for every group that breaks the outputs alone."""
         guilty = []
         for group in self.graph.structure.groups:
-            alone = _only(self.graph.structure, selection, {group.name})
+            alone = only(self.graph.structure, selection, {group.name})
             if len(alone.kept[group.name]) == group.size:
                 continue
             try:
@@ -283,30 +287,3 @@ def unfused_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-def _random_selection(graph: ChannelGraph, share: float, seed: int) -> Selection:
-    if not graph.groups:
-        return Selection({})
-    generator = np.random.default_rng(seed)
-    return graph.select(sparsity=1 - share, ranking=lambda group, tensors: generator.random(group.size))
-
-
-def _unbalanced(graph: ChannelGraph, seed: int) -> Selection:
-    """Another share of every group: code that finds channels by fractions of the width is right for balanced ones."""
-    generator = np.random.default_rng(seed)
-    kept = {}
-    for group in graph.groups:
-        parts = np.zeros(group.size, int) if group.parts is None else group.parts
-        members = [np.flatnonzero(parts == part) for part in np.unique(parts)]
-        most = min(map(len, members))
-        count = int(generator.integers(min(2, most), most + 1))
-        kept[group.name] = np.sort(np.concatenate([generator.choice(m, count, replace=False) for m in members]))
-    return Selection(kept)
-
-
-def _only(structure: Structure, selection: Selection, wanted: set[str]) -> Selection:
-    """``selection`` in the groups ``wanted``, everything kept elsewhere."""
-    return Selection(
-        kept={g.name: selection.kept[g.name] if g.name in wanted else np.arange(g.size) for g in structure.groups}
-    )

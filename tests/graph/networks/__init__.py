@@ -16,6 +16,7 @@ from tests.graph.networks import (  # noqa: F401  (importing registers)
     spatial,
     splits,
     unknown,
+    verified,
     weights,
 )
 from tests.graph.networks.registry import NETWORKS, Network, of_family

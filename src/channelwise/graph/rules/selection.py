@@ -86,7 +86,9 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
                 ctx.space.require_equal_parts(np.stack(parts), ctx.because("split into equal parts"))
             elif ctx.adapts:
                 _all_lose_as_many(ctx, parts)
-            _ask_or_freeze(ctx, parts, min(lengths), f"split into {lengths}")
+            # Even what computes its sizes from the width (chunk) gives other channels to a piece where one is shorter.
+            always = len(set(lengths)) > 1
+            _ask_or_freeze(ctx, parts, min(lengths), f"split into {lengths}", always)
         stops = np.cumsum(lengths)
         for k, stop in enumerate(stops):
             at: list[slice] = [slice(None)] * x.ndim
@@ -182,10 +184,15 @@ def unfold(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dimension: int
     ctx.set(out, maps, ctx.is_weight(x))
 
 
-def _ask_or_freeze(ctx: TraceContext, parts: Sequence[np.ndarray], shortest: int, text: str) -> None:
-    """Ask about every part by itself. A single picked channel leaves verification nothing to see: its axis stays."""
+def _ask_or_freeze(
+    ctx: TraceContext, parts: Sequence[np.ndarray], shortest: int, text: str, always: bool = False
+) -> None:
+    """Ask about every part by itself. A single picked channel leaves verification nothing to see: its axis stays.
+
+    ``always``: also within functions that are known to adapt.
+    """
     for part in parts:
         if shortest > 1:
-            ctx.ask(part, text)
+            ctx.ask(part, text, always)
         else:
             ctx.freeze(part, text)

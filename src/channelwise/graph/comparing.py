@@ -1,0 +1,95 @@
+"""Outputs of a slim and a masked model: run once, compared, and in doubt compared in double precision."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from channelwise.graph.context import tensors_in
+from channelwise.graph.tracer import output_tensors, undisturbed_randomness
+
+_ROUNDING = 1e-5
+"""Larger relative differences are seldom rounding in single precision: they are looked at in double precision."""
+
+
+def run_once(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, train: bool = False, seed: int = 0
+) -> list[torch.Tensor]:
+    """The outputs of the model in eval or train mode, in which it is left; the random state stays as it is."""
+    inputs = tensors_in([list(args), dict(kwargs)])
+    with torch.no_grad(), undisturbed_randomness(inputs):
+        seed_generators(inputs, seed)
+        return output_tensors(model.train(train)(*args, **kwargs))
+
+
+def seed_generators(inputs: Sequence[torch.Tensor], seed: int) -> None:
+    """``torch.manual_seed`` without its notes for devices that are not in use, which take longer than a small model."""
+    if all(t.device.type == "cpu" for t in inputs):
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
+def difference(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> str | None:
+    """What differs between two lists of outputs, or None."""
+    if len(found) != len(expected):
+        return "with fewer channels there are other outputs"
+    for a, b in zip(found, expected, strict=True):
+        if a.shape != b.shape:
+            return f"with fewer channels an output has the shape {tuple(a.shape)} instead of {tuple(b.shape)}"
+    if gap(found, expected) > _tolerance(found):
+        return "with fewer channels the output is not that of the model with these channels set to zero"
+    return None
+
+
+def gap(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
+    """The largest difference between outputs of equal shapes, relative to the largest value of each."""
+    worst = 0.0
+    for a, b in zip(found, expected, strict=True):
+        if not a.is_floating_point():
+            continue
+        a, b = a.double(), b.double()
+        finite = a.isfinite() & b.isfinite()
+        if finite.any():
+            scale = b[finite].abs().max().item() + 1e-12
+            worst = max(worst, (a[finite] - b[finite]).abs().max().item() / scale)
+    return worst
+
+
+def in_doubt(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
+    """Whether outputs in single precision are too far apart for rounding and too close for a verdict."""
+    single = any(t.dtype == torch.float32 for t in found) and _tolerance(found) < 0.1
+    return single and gap(found, expected) > _ROUNDING
+
+
+def difference_in_double(
+    slim: Callable[[], nn.Module], masked: Callable[[], nn.Module], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> str | None:
+    """The same question asked of both models in double precision; None also where they do not run in it."""
+    try:
+        arguments = _doubled(list(args)), _doubled(dict(kwargs))
+        # The models may share their tensors with the user's.
+        one, other = (run_once(copy.deepcopy(make()).double(), *arguments) for make in (slim, masked))
+        return difference(one, other)
+    except Exception:  # code or devices that want single precision
+        return None
+
+
+def _doubled(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {k: _doubled(v) for k, v in value.items()}
+    return type(value)(_doubled(v) for v in value) if type(value) in (list, tuple) else value
+
+
+def _tolerance(outputs: Sequence[torch.Tensor]) -> float:
+    """Relative to the largest output; rounding in narrow types must not look like a mismatch."""
+    dtypes = {t.dtype for t in outputs if t.is_floating_point()}
+    if dtypes & {torch.float16, torch.bfloat16}:
+        return 0.1
+    return 1e-6 if dtypes == {torch.float64} else 2e-3

@@ -1,0 +1,72 @@
+"""Which channels verification removes to see whether the user's code adapts: several selections, none like another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from channelwise.graph.structure import Group, Structure
+
+_FEW = 16
+"""Of groups with this many channels or fewer, code may be right for a selection by chance."""
+
+
+def trials(structure: Structure, names: Iterable[str]) -> range:
+    """How many selections must be right before these groups are believed: the more, the smaller they are."""
+    wanted = set(names)
+    return range(5 if any(g.size <= _FEW for g in structure.groups if g.name in wanted) else 2)
+
+
+def removed_in(structure: Structure, names: Iterable[str], trial: int) -> dict[str, np.ndarray]:
+    """What is kept of every group in a trial: all of it, unless it is among ``names``."""
+    wanted = set(names)
+    kept = {}
+    for position, group in enumerate(structure.groups):
+        if group.name not in wanted:
+            kept[group.name] = np.arange(group.size)
+            continue
+        # A generator for each group, so that a group loses the same channels whichever others are tried with it.
+        random = np.random.default_rng([trial, position])
+        # Multiples of the golden ratio: neighbours, which are the ones that meet, are far apart.
+        place = (position + trial / 2) * 0.618034 % 1
+        kept[group.name] = _kept(group, random, trial, place, upper=bool((position + trial) % 2))
+    return kept
+
+
+def _kept(group: Group, random: np.random.Generator, trial: int, place: float, upper: bool) -> np.ndarray:
+    parts = np.zeros(group.size, int) if group.parts is None else group.parts
+    members = [np.flatnonzero(parts == part) for part in np.unique(parts)]
+    if trial == 0:
+        chosen = [_upper(m, random, 0.5 + 0.2 * place) for m in members]
+    elif trial == 1:
+        chosen = [_ends(m, random, 0.4 + 0.4 * place) for m in members]
+    elif trial < 4:
+        # The channels of one end, so that those next to any border change sides.
+        count = max(round(len(members[0]) * (0.4 + 0.4 * place)), 1)
+        chosen = [m[-count:] if upper else m[:count] for m in members]
+    else:
+        # Another number in every group, and some of them whole: code may take the size of one for that of another.
+        count = int(random.integers(1, len(members[0]) + 1))
+        chosen = [random.choice(m, count, replace=False) for m in members]
+    return np.sort(np.concatenate(chosen))
+
+
+def _upper(members: np.ndarray, random: np.random.Generator, share: float) -> np.ndarray:
+    """Remove the first and the last channel and a third to a half of the others, so that any fixed number shows.
+
+    Numbers that adapt (half of the width, a quarter) are right only for selections that are balanced, which a user's
+    is not. So most of what stays is in the upper half, and groups lose differently many: code may need two groups to
+    keep as many channels without saying so.
+    """
+    inner = members[1:-1] if members.size > 2 else members[1:]
+    count = min(max(int(members.size * share), 1), inner.size)
+    return random.choice(inner[-(count + 1) :], count, replace=False)
+
+
+def _ends(members: np.ndarray, random: np.random.Generator, share: float) -> np.ndarray:
+    """Keep the first and the last channel and most of the lower ones: constant bounds may just cut off the ends."""
+    inner = members[1:-1]
+    count = min(max(int(members.size * share) - 2, 0), max(inner.size - 1, 0))
+    some = random.choice(inner[: count + 1], count, replace=False) if count else inner[:0]
+    return np.concatenate([members[:1], some, members[-1:]]) if members.size > 1 else members

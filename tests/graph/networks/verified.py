@@ -1,0 +1,70 @@
+"""Networks whose code is right for some selections by chance, or wrong by little, or wrong in train mode only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tests.graph.networks.registry import network
+
+
+@network("verified", either=("first", "second"), shapes=((2, 3, 8),))
+class HalfOfAnother(nn.Module):
+    """Half of the width of one tensor is where another one of that width is cut: by chance right for odd widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(3, 7, 3, padding=1), nn.Conv1d(3, 7, 1)
+        self.head = nn.Conv1d(14, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = self.first(x), self.second(x)
+        two[:, : one.shape[1] // 2].relu_()
+        return self.head(torch.cat([one, two], 1))
+
+
+@network("verified", either=("primary", "cheap"), kept=("head", "aux"), shapes=((2, 3, 8),))
+class CutInTrainModeOnly(nn.Module):
+    """A head for training on channels that are cut to a constant number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv1d(3, 6, 3, padding=1), nn.Conv1d(6, 4, 1)
+        self.primary, self.cheap = nn.Conv1d(6, 5, 1), nn.Conv1d(5, 5, 3, padding=1, groups=5)
+        self.aux = nn.Conv1d(9, 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.stem(x)
+        if not self.training:
+            return (self.head(x),)
+        y = self.primary(x)
+        return self.head(x), self.aux(torch.cat([y, self.cheap(y)], 1)[:, :9])
+
+
+@network("verified", kept=("head", "query", "key"), shapes=((2, 3, 8),))
+class FaintAttention(nn.Module):
+    """Scores divided by the root of a width, which changes the outputs by less than a hundredth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv1d(3, 8, 3, padding=1), nn.Conv1d(8, 4, 1)
+        self.query, self.key, self.value = nn.Conv1d(8, 9, 1), nn.Conv1d(8, 9, 1), nn.Conv1d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        q, k, v = (f(x) for f in (self.query, self.key, self.value))
+        scores = (q.transpose(1, 2) @ k / q.shape[1] ** 0.5).softmax(-1)
+        return self.head(x + 1e-2 * (v @ scores.transpose(1, 2)))
+
+
+@network("verified", either=("first",), shapes=((2, 3, 8),))
+class UnevenChunksSwapped(nn.Module):
+    """Chunks of three and of two channels: with fewer channels, others are in each unless both lose as many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv1d(3, 5, 3, padding=1), nn.Conv1d(5, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.first(x).chunk(2, 1)
+        return self.head(torch.cat([b, a], 1))

@@ -1,0 +1,55 @@
+"""Rules: random networks of all operations with rules keep slim and masked models equal, whatever is selected."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.graph.random_networks import Choice, Plan, check, choices, plans
+
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+CHUNKS, OF_EACH = 20, 500
+
+
+@settings(max_examples=300, derandomize=True, deadline=None, database=None, suppress_health_check=SLOW)
+@given(plans(), choices())
+def test_random_networks(plan: Plan, choice: Choice) -> None:
+    check(plan, choice)
+
+
+def test_most_channels_of_random_networks_are_prunable() -> None:
+    shares = []
+
+    @settings(
+        max_examples=60,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=SLOW,
+        phases=[Phase.generate],
+    )
+    @given(plans(), choices())
+    def sample(plan: Plan, choice: Choice) -> None:
+        shares.append(check(plan, choice).prunable)
+
+    sample()
+    assert sum(shares) / len(shares) > 0.45
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_many_random_networks(chunk: int) -> None:
+    """Other networks at every run; RANDOM_NETWORKS_SEED repeats one."""
+    number = int(os.environ.get("RANDOM_NETWORKS_SEED", secrets.randbits(32)))
+    print(f"RANDOM_NETWORKS_SEED={number}")
+
+    @seed(number + chunk)
+    @settings(max_examples=OF_EACH, deadline=None, database=None, suppress_health_check=SLOW, print_blob=False)
+    @given(plans(), choices())
+    def explore(plan: Plan, choice: Choice) -> None:
+        check(plan, choice)
+
+    explore()
