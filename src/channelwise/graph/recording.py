@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from channelwise.graph.context import MacRecord
+from channelwise.graph.context import MacRecord, Maps
 from channelwise.graph.labels import LabelMap, LabelSpace, along
 from channelwise.graph.structure import TensorInfo
 
@@ -45,6 +45,19 @@ class CallShapes:
 
 
 @dataclass(frozen=True, eq=False)
+class CountedCall:
+    """A call of a module in which an operation of its own code noticed channels that were set to zero.
+
+    The number of dimensions and the label maps of its first argument, before the call, and of its result; None where
+    the module cannot be run again on some of its channels: see `ModuleTracker`.
+    """
+
+    module: str
+    input: tuple[int, Maps] | None = None
+    output: tuple[int, Maps] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A number of a user's module with the value that a run of ``labels`` has as its length, in module ``seen``.
 
@@ -68,7 +81,10 @@ Runs = tuple[str, tuple[np.ndarray, ...]]
 
 @dataclass(eq=False)
 class Trace:
-    """What the passes recorded, before channels are made of it."""
+    """What the passes recorded, before channels are made of it.
+
+    ``uncounted`` are the modules of all calls in which zeros were not noticed.
+    """
 
     space: LabelSpace
     tensors: dict[str, TensorLabels]
@@ -77,6 +93,8 @@ class Trace:
     calls: dict[str, CallShapes] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    counted: list[CountedCall] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
     types: dict[str, type] = field(default_factory=dict)
     batch: int = 1
 
