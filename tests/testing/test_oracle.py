@@ -30,3 +30,20 @@ def test_wrong_pruning_shows_at_the_end_of_a_deep_network(monkeypatch: pytest.Mo
     monkeypatch.setattr(oracle._Check, "same_outputs_in_training", lambda *_: True)
     with pytest.raises(AssertionError, match="in eval mode"):
         check_oracle(network, images)
+
+
+def test_wrong_pruning_shows_behind_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8), nn.Conv2d(8, 4, 1))
+    slim = channel_graph.slim_model
+
+    def swapped(*args: Any, **kwargs: Any) -> nn.Module:
+        model = slim(*args, **kwargs)
+        with torch.no_grad():
+            model[2].weight[:, [0, 1]] = model[2].weight[:, [1, 0]].clone()  # type: ignore[index]
+        return model
+
+    images = torch.randn(2, 3, 8, 8)
+    assert check_oracle(network, images).changed > 0
+    monkeypatch.setattr(channel_graph, "slim_model", swapped)
+    with pytest.raises(AssertionError, match="in eval mode"):
+        check_oracle(network, images)

@@ -81,17 +81,19 @@ def check_oracle(
 
     graph = channelwise.trace(model, args, kwargs=named)
     everything = _random_selection(graph, share, seed)
-    exact = _only(graph.structure, everything, {group.name for group in graph.groups if group.exact})
+    compared = {group.name for group in graph.groups if not group.slim_only}
+    comparable = _only(graph.structure, everything, compared)
     check = _Check(model, graph, args, named)
 
-    error, changed = check.same_outputs(exact)
-    check.same_outputs(_only(graph.structure, _unbalanced(graph, seed), {g.name for g in graph.groups if g.exact}))
-    in_training = dtype == torch.float64 and check.same_outputs_in_training(exact)
-    check.state_dicts(exact)
+    error, changed = check.same_outputs(comparable)
+    unbalanced = _only(graph.structure, _unbalanced(graph, seed), compared)
+    check.same_outputs(unbalanced)
+    in_training = dtype == torch.float64 and all(map(check.same_outputs_in_training, (comparable, unbalanced)))
+    check.state_dicts(comparable)
     slim = graph.slim(everything)
     check_modules(model, slim)
     check.sizes(slim, everything)
-    for selection in (everything,) if exact == everything else (everything, exact):
+    for selection in (everything,) if comparable == everything else (everything, comparable):
         check.costs(selection, macs=count)
     check.runs(slim)
     trained = check.trains(slim)

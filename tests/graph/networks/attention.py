@@ -66,18 +66,18 @@ class Block(nn.Module):
 UNDECIDED = ("embed", "attention.qkv", "attention.proj", "down")
 
 
-@network("attention", shapes=TOKENS, either=UNDECIDED, inexact=("embed", "down"))
+@network("attention", shapes=TOKENS, either=UNDECIDED, counted=("embed", "down"))
 class TransformerBlock(Block):
     pass
 
 
-@network("attention", shapes=TOKENS, either=UNDECIDED, inexact=("embed", "down"))
+@network("attention", shapes=TOKENS, either=UNDECIDED, counted=("embed", "down"))
 class FusedTransformerBlock(Block):
     kind = FusedAttention
 
 
 @network(
-    "attention", shapes=TOKENS, either=("embed", "down", "attention.attention.out_proj"), inexact=("embed", "down")
+    "attention", shapes=TOKENS, either=("embed", "down", "attention.attention.out_proj"), counted=("embed", "down")
 )
 class TorchTransformerBlock(Block):
     kind = TorchAttention
@@ -87,7 +87,7 @@ class TorchTransformerBlock(Block):
     "attention",
     shapes=TOKENS,
     either=("embed", "layer.self_attn.out_proj", "layer.linear1", "layer.linear2"),
-    inexact=("embed",),
+    counted=("embed",),
 )
 class EncoderLayer(nn.Module):
     """nn.TransformerEncoderLayer, which takes a fused path in eval mode."""
@@ -231,7 +231,7 @@ class EinsumLinear(nn.Module):
         return self.head(torch.einsum("btc,dc->btd", self.a(x).relu(), self.mix).relu())
 
 
-@network("attention", shapes=TOKENS, either=("tokens1", "tokens2", "embed"), inexact=("embed",))
+@network("attention", shapes=TOKENS, either=("tokens1", "tokens2", "embed"), counted=("embed",))
 class Mixer(nn.Module):
     """MLP-Mixer: one MLP over tokens, one over channels; the hidden layers are prunable."""
 
