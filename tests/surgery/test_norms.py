@@ -230,6 +230,11 @@ def test_results_keep_their_type_and_memory_layout() -> None:
     assert found.stride() == plain.stride()
 
 
+def test_indices_follow_the_model_to_another_device() -> None:
+    _, _, sparse = made()
+    assert sparse.to("meta")(images().to("meta")).device.type == "meta"
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_norms_count_on_a_gpu_after_moving() -> None:
