@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,14 @@ import torch
 from torch import nn
 
 from channelwise.graph.channels import build, components, group_labels
-from channelwise.graph.context import tensors_in
 from channelwise.graph.labels import LabelSpace, Question
-from channelwise.graph.recording import Followed, TensorLabels, Trace
-from channelwise.graph.structure import Cause, Group, Reason, Structure
-from channelwise.graph.tracer import output_tensors, run_labelled, undisturbed_randomness
+from channelwise.graph.recording import Followed, Trace
+from channelwise.graph.structure import Cause, Reason, Structure
+from channelwise.graph.tracer import run_labelled
+from channelwise.graph.trials import Kept, difference, half_of, run_once, slim_labels
 
 logger = logging.getLogger(__name__)
 
-Kept = Mapping[str, np.ndarray]
 Surgeon = Callable[[Structure, Kept], nn.Module]
 Site = tuple[type | str, int]
 """A place in the code of a class: the how-manieth question in a module of it."""
@@ -135,7 +134,7 @@ class Verifier:
         """Prune about half of these groups: do the same labels meet in the slim model, and is it the masked one?"""
         wanted = frozenset(names)
         comparable = frozenset(g.name for g in structure.groups if not g.slim_only) & wanted
-        failure, outputs = self._labels_meet(structure, _half(structure, wanted))
+        failure, outputs = self._labels_meet(structure, half_of(structure, wanted))
         # Of these the outputs tell: a new tensor may just happen to have as many elements as there are channels.
         told = comparable - self._in_questioned_norms(structure)
         if failure is not None and (failure.raised or not failure.suspects <= told):
@@ -145,7 +144,7 @@ class Verifier:
         for some in dict.fromkeys((comparable, exact)):
             if not some:
                 continue
-            kept = _half(structure, some)
+            kept = half_of(structure, some)
             if some != wanted:
                 failure, outputs = self._labels_meet(structure, kept)
                 if failure is not None and failure.raised:
@@ -166,7 +165,7 @@ class Verifier:
         frozen = np.zeros(int(channel.max()) + 1, bool)
         frozen[channel[list(self.trace.space.reasons)]] = True
         second = Trace(LabelSpace(count=frozen.size), {}, {})
-        second.tensors = _slim_labels(self.trace, structure, kept, channel)
+        second.tensors = slim_labels(self.trace, structure, kept, channel)
         try:
             model = self.slim(structure, kept)
         except Exception as error:
@@ -279,93 +278,6 @@ def _asked_in(trace: Trace, structure: Structure, module: str) -> set[str]:
     asked = [q.labels for q in trace.space.questions if q.reason.module == module]
     membership = _Membership(trace, structure)
     return membership.names_of(membership.of_label[np.concatenate(asked)]) if asked else set()
-
-
-def _half(structure: Structure, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Remove the first and the last channel and a third to a half of the others, so that any fixed number shows.
-
-    Numbers that adapt (half of the width, a quarter) are right only for selections that are balanced, which a user's
-    is not. So most of what stays is in the upper half, and groups lose differently many: code may need two groups to
-    keep as many channels without saying so.
-    """
-    wanted = set(names)
-    random = np.random.default_rng(0)
-    kept = {}
-    for position, group in enumerate(structure.groups):
-        indices = np.arange(group.size)
-        # Multiples of the golden ratio: neighbours, which are the ones that meet, are far apart.
-        share = 0.5 + 0.2 * (position * 0.618034 % 1)
-        kept[group.name] = _half_of(group, random, share) if group.name in wanted else indices
-    return kept
-
-
-def _half_of(group: Group, random: np.random.Generator, share: float) -> np.ndarray:
-    parts = np.zeros(group.size, int) if group.parts is None else group.parts
-    chosen = []
-    for part in np.unique(parts):
-        members = np.flatnonzero(parts == part)
-        inner = members[1:-1] if members.size > 2 else members[1:]
-        count = min(max(int(members.size * share), 1), inner.size)
-        upper = inner[-(count + 1) :]
-        chosen.append(random.choice(upper, count, replace=False))
-    return np.sort(np.concatenate(chosen))
-
-
-def _slim_labels(trace: Trace, structure: Structure, kept: Kept, channel: np.ndarray) -> dict[str, TensorLabels]:
-    """For every tensor of the slim model, the channel of each of its slots."""
-    stays = np.ones(int(channel.max()) + 1, bool)
-    for group in structure.groups:
-        removed = np.setdiff1d(np.arange(group.size), kept[group.name])
-        slots = group.slots[0]
-        axis = trace.tensors[slots.tensor].axes[slots.axis]
-        assert axis is not None
-        stays[channel[axis[slots.index[removed, 0]]]] = False
-    found = {}
-    for name, labels in trace.tensors.items():
-        axes: list[np.ndarray | None] = []
-        shape = list(labels.info.shape)
-        for number, axis in enumerate(labels.axes):
-            mine = None if axis is None else channel[axis][stays[channel[axis]]]
-            if mine is not None:
-                shape[number] = mine.size // (labels.info.blocks if number == 1 else 1)
-            axes.append(mine if shape[number] > 1 else None)
-        info = labels.info
-        found[name] = TensorLabels(
-            type(info)(name, tuple(shape), info.is_parameter, info.module, info.blocks), tuple(axes)
-        )
-    return found
-
-
-def run_once(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-    """The outputs of the model in eval mode, in which it is left; the random state stays as it is."""
-    with torch.no_grad(), undisturbed_randomness(tensors_in([list(args), dict(kwargs)])):
-        torch.manual_seed(0)
-        return output_tensors(model.eval()(*args, **kwargs))
-
-
-def difference(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> str | None:
-    """What differs between two lists of outputs, or None."""
-    if len(found) != len(expected):
-        return "with fewer channels there are other outputs"
-    for a, b in zip(found, expected, strict=True):
-        if a.shape != b.shape:
-            return f"with fewer channels an output has the shape {tuple(a.shape)} instead of {tuple(b.shape)}"
-        if not a.is_floating_point():
-            continue
-        a, b = a.double(), b.double()
-        finite = a.isfinite() & b.isfinite()
-        if not finite.any():
-            continue
-        scale = b[finite].abs().max().item() + 1e-12
-        if (a[finite] - b[finite]).abs().max().item() > _tolerance(found) * scale:
-            return "with fewer channels the output is not that of the model with these channels set to zero"
-    return None
-
-
-def _tolerance(outputs: Sequence[torch.Tensor]) -> float:
-    """Relative to the largest output; rounding in narrow types must not look like a mismatch."""
-    half = any(t.dtype in (torch.float16, torch.bfloat16) for t in outputs)
-    return 0.1 if half else 2e-3
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -16,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import channelwise
 from channelwise.channel_graph import ChannelGraph
-from channelwise.graph.structure import Structure
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module, masked_model, slim_state_dict, sparse_state_dict
 from channelwise.testing.modules import check_modules, prunable_share, randomise, settle_statistics
+from channelwise.testing.selections import only, random_selection, unbalanced
 from channelwise.testing.values import arguments, cast, distance, doubled, equal, shape_of, tensors
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
@@ -80,15 +79,15 @@ def check_oracle(
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     graph = channelwise.trace(model, args, kwargs=named)
-    everything = _random_selection(graph, share, seed)
+    everything = random_selection(graph, share, seed)
     compared = {group.name for group in graph.groups if not group.slim_only}
-    comparable = _only(graph.structure, everything, compared)
+    comparable = only(graph.structure, everything, compared)
     check = _Check(model, graph, args, named)
 
     error, changed = check.same_outputs(comparable)
-    unbalanced = _only(graph.structure, _unbalanced(graph, seed), compared)
-    check.same_outputs(unbalanced)
-    in_training = dtype == torch.float64 and all(map(check.same_outputs_in_training, (comparable, unbalanced)))
+    uneven = only(graph.structure, unbalanced(graph, seed), compared)
+    check.same_outputs(uneven)
+    in_training = dtype == torch.float64 and all(map(check.same_outputs_in_training, (comparable, uneven)))
     check.state_dicts(comparable)
     slim = graph.slim(everything)
     check_modules(model, slim)
@@ -190,7 +189,7 @@ class _Check:
         """One line for every group that breaks the outputs alone."""
         guilty = []
         for group in self.graph.structure.groups:
-            alone = _only(self.graph.structure, selection, {group.name})
+            alone = only(self.graph.structure, selection, {group.name})
             if len(alone.kept[group.name]) == group.size:
                 continue
             try:
@@ -288,30 +287,3 @@ def unfused_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-def _random_selection(graph: ChannelGraph, share: float, seed: int) -> Selection:
-    if not graph.groups:
-        return Selection({})
-    generator = np.random.default_rng(seed)
-    return graph.select(sparsity=1 - share, ranking=lambda group, tensors: generator.random(group.size))
-
-
-def _unbalanced(graph: ChannelGraph, seed: int) -> Selection:
-    """Another share of every group: code that finds channels by fractions of the width is right for balanced ones."""
-    generator = np.random.default_rng(seed)
-    kept = {}
-    for group in graph.groups:
-        parts = np.zeros(group.size, int) if group.parts is None else group.parts
-        members = [np.flatnonzero(parts == part) for part in np.unique(parts)]
-        most = min(map(len, members))
-        count = int(generator.integers(min(2, most), most + 1))
-        kept[group.name] = np.sort(np.concatenate([generator.choice(m, count, replace=False) for m in members]))
-    return Selection(kept)
-
-
-def _only(structure: Structure, selection: Selection, wanted: set[str]) -> Selection:
-    """``selection`` in the groups ``wanted``, everything kept elsewhere."""
-    return Selection(
-        kept={g.name: selection.kept[g.name] if g.name in wanted else np.arange(g.size) for g in structure.groups}
-    )

@@ -1,0 +1,37 @@
+"""The selections by which the oracle judges a model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from channelwise.channel_graph import ChannelGraph
+from channelwise.graph.structure import Structure
+from channelwise.selection import Selection
+
+
+def random_selection(graph: ChannelGraph, share: float, seed: int) -> Selection:
+    """A random ``share`` of every group."""
+    if not graph.groups:
+        return Selection({})
+    generator = np.random.default_rng(seed)
+    return graph.select(sparsity=1 - share, ranking=lambda group, tensors: generator.random(group.size))
+
+
+def unbalanced(graph: ChannelGraph, seed: int) -> Selection:
+    """Another share of every group: code that finds channels by fractions of the width is right for balanced ones."""
+    generator = np.random.default_rng(seed)
+    kept = {}
+    for group in graph.groups:
+        parts = np.zeros(group.size, int) if group.parts is None else group.parts
+        members = [np.flatnonzero(parts == part) for part in np.unique(parts)]
+        most = min(map(len, members))
+        count = int(generator.integers(min(2, most), most + 1))
+        kept[group.name] = np.sort(np.concatenate([generator.choice(m, count, replace=False) for m in members]))
+    return Selection(kept)
+
+
+def only(structure: Structure, selection: Selection, wanted: set[str]) -> Selection:
+    """``selection`` in the groups ``wanted``, everything kept elsewhere."""
+    return Selection(
+        kept={g.name: selection.kept[g.name] if g.name in wanted else np.arange(g.size) for g in structure.groups}
+    )
