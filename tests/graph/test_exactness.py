@@ -87,7 +87,7 @@ class WithConvolution(MeanOnly):
         self.inner = nn.Conv2d(8, 8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x) - x.mean(1, keepdim=True)
+        return x + self.inner(x) - x.mean(1, keepdim=True)
 
 
 class WithActivation(nn.LayerNorm):
@@ -163,8 +163,17 @@ class Twice(nn.Module):
         return self.heads[0](self.norm(self.first(x))) + self.heads[1](self.norm(self.second(x)))
 
 
-def test_a_norm_called_on_different_channels_makes_groups_slim_only() -> None:
-    assert normed(Twice()) == ()
+class InAnotherOrder(Twice):
+    """One norm for the channels of a convolution, and for the same in another order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.heads[0](self.norm(x)) + self.heads[1](self.norm(x.flip(1)))
+
+
+@pytest.mark.parametrize("network", [Twice, InAnotherOrder])
+def test_a_norm_called_on_different_channels_makes_groups_slim_only(network: Callable[[], nn.Module]) -> None:
+    assert normed(network()) == ()
 
 
 class Shared(nn.Module):
