@@ -113,7 +113,7 @@ def _traced(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[cw.ChannelGraph,
     return graph, {
         "trace_s": seconds,
         "groups": len(graph.groups),
-        "slim_only": sum(not group.exact for group in graph.groups),
+        "slim_only": sum(group.slim_only for group in graph.groups),
         "conv_outputs": outputs,
         "conv_prunable": prunable,
         "macs": graph.macs(),

@@ -20,11 +20,16 @@ def check_network(network: Network, **options: object) -> OracleReport:
         elif name not in network.either:
             assert mask.all(), f"only {mask.sum()} of {mask.size} channels of {name} can be pruned{table}"
     for group in structure.groups:
-        if not set(group.layers) & set(network.either):
-            wanted = not set(group.layers) & set(network.inexact)
-            assert group.exact == wanted, f"{group.name} exact: {group.exact} ({group.inexact_because}){table}"
+        found = "exact" if group.exact else "inexact" if group.slim_only else "counted"
+        if set(group.layers) & set(network.counted):
+            wanted = "counted"
         elif set(group.layers) & set(network.inexact):
-            assert not group.exact, f"{group.name} is marked exact{table}"
+            wanted = "inexact"
+        elif set(group.layers) & set(network.either):
+            continue
+        else:
+            wanted = "exact"
+        assert found == wanted, f"{group.name} is {found}, not {wanted} ({group.inexact_because}){table}"
     ours, theirs = report.slim.state_dict(), model.state_dict()
     for name in network.smaller:
         assert ours[name].numel() < theirs[name].numel(), f"{name} did not get smaller{table}"

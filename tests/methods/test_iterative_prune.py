@@ -193,23 +193,23 @@ def test_everything_excluded_leaves_nothing_to_prune(runner: IterativePruningRun
         runner.prune(0.3, excludes="*")
 
 
-class Normed(nn.Module):
-    """The first layer's channels go through a layer norm, which counts zeros."""
+class Averaged(nn.Module):
+    """The network itself takes a mean over the first layer's channels, which counts zeros."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(8, 32)
-        self.norm = nn.LayerNorm(32)
         self.second = nn.Linear(32, 32)
         self.last = nn.Linear(32, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(torch.relu(self.second(self.norm(self.first(x)))))
+        x = self.first(x)
+        return self.last(torch.relu(self.second(x / (1 + x.square().mean(-1, keepdim=True)))))
 
 
 def test_inexact_groups_stay_full_in_sparse_mode_with_a_note(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     inputs = torch.randn(2, 8)
-    made = IterativePruningRunner(Normed(), inputs, folder=folder, quiet=True)
+    made = IterativePruningRunner(Averaged(), inputs, folder=folder, quiet=True)
     made.ana(lambda model: 1.0)
     with caplog.at_level(logging.INFO):
         sparse = made.prune(0.3)
@@ -219,7 +219,7 @@ def test_inexact_groups_stay_full_in_sparse_mode_with_a_note(folder: Path, caplo
 
 
 def test_unreachable_ratio_names_the_groups_that_sparse_mode_leaves_full(folder: Path) -> None:
-    made = IterativePruningRunner(Normed(), torch.randn(2, 8), folder=folder, quiet=True)
+    made = IterativePruningRunner(Averaged(), torch.randn(2, 8), folder=folder, quiet=True)
     made.ana(lambda model: 1.0)
     with pytest.raises(UnreachableTargetError, match="leaves 1 group full that mode='slim' may prune: first"):
         made.prune(0.8)
@@ -231,6 +231,64 @@ def test_unreachable_ratio_names_the_groups_that_ana_left_alone(folder: Path) ->
     made.ana(lambda model: 1.0, excludes=["layers.0", "layers.3"])
     with pytest.raises(UnreachableTargetError, match=r"ana left 2 groups alone: layers\.0, layers\.3"):
         made.prune(0.8)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Over the channels of (N, C, H, W)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvNeXt(nn.Module):
+    """A stem and two residual blocks, their channels normed in every one, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 24, 2, 2), LayerNorm2d(24))
+        self.depthwise = nn.ModuleList(nn.Conv2d(24, 24, 3, padding=1, groups=24) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(24) for _ in range(2))
+        self.mlps = nn.ModuleList(nn.Sequential(nn.Linear(24, 48), nn.GELU(), nn.Linear(48, 24)) for _ in range(2))
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for depthwise, norm, mlp in zip(self.depthwise, self.norms, self.mlps, strict=True):
+            x = x + mlp(norm(depthwise(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return self.head(x.mean((2, 3)))
+
+
+def conv_next() -> nn.Module:
+    torch.manual_seed(0)
+    return ConvNeXt().eval().double()
+
+
+def test_layer_norm_networks_are_pruned_sparsely_in_rounds(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = INPUTS.double()
+    seen: list[float] = []
+
+    @torch.no_grad()
+    def closeness_to_dense(model: nn.Module) -> float:
+        seen.append(1.0 - float((model(images) - conv_next()(images)).abs().mean()))
+        return seen[-1]
+
+    model = conv_next()
+    for ratio in (0.3, 0.6):
+        made = IterativePruningRunner(model, images, folder=folder, quiet=True)
+        made.ana(closeness_to_dense, forced=True)
+        with caplog.at_level(logging.INFO):
+            sparse, slim = made.prune(ratio), made.prune(ratio, mode="slim")
+        assert "full" not in caplog.text
+        assert slim.stem[0].out_channels < 24
+        torch.testing.assert_close(sparse(images), slim(images), rtol=1e-10, atol=1e-10)
+        assert trace(slim, images).macs() / trace(conv_next(), images).macs() == pytest.approx(1 - ratio, rel=0.05)
+        seen.clear()
+        model = conv_next()
+        model.load_state_dict(sparse.state_dict())
+    # The zeros of the round before are no channels: what is evaluated without further pruning is the sparse model.
+    IterativePruningRunner(model, images, folder=folder, quiet=True).ana(closeness_to_dense, forced=True)
+    with torch.no_grad():
+        assert seen[0] == pytest.approx(1.0 - float((sparse(images) - conv_next()(images)).abs().mean()), abs=1e-9)
 
 
 def test_info_file_that_cannot_be_written_leaves_no_spec(runner: IterativePruningRunner, folder: Path) -> None:

@@ -51,3 +51,20 @@ def test_a_network_whose_work_depends_on_what_it_sees_may_return_another_number_
     assert check_oracle(network, images, count=False).changed > 0
     with pytest.raises(AssertionError, match=r"output shapes|flop counter"):
         check_oracle(network, images)
+
+
+def test_wrong_pruning_shows_behind_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8), nn.Conv2d(8, 4, 1))
+    slim = channel_graph.slim_model
+
+    def swapped(*args: Any, **kwargs: Any) -> nn.Module:
+        model = slim(*args, **kwargs)
+        with torch.no_grad():
+            model[2].weight[:, [0, 1]] = model[2].weight[:, [1, 0]].clone()  # type: ignore[index]
+        return model
+
+    images = torch.randn(2, 3, 8, 8)
+    assert check_oracle(network, images).changed > 0
+    monkeypatch.setattr(channel_graph, "slim_model", swapped)
+    with pytest.raises(AssertionError, match="in eval mode"):
+        check_oracle(network, images)

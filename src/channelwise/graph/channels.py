@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from channelwise.graph.exactness import judged
 from channelwise.graph.labels import EqualParts, LabelSpace
 from channelwise.graph.recording import Followed, Trace
 from channelwise.graph.structure import (
@@ -72,6 +73,8 @@ def build(
         for c in trace.candidates
         if (c.cls, c.attribute) in following
     ]
+    numbers = [number for number in numbers if number.size.terms]
+    groups, norms = judged(trace, layout.comp, groups, group_of, {number.module for number in numbers})
     return Structure(
         tensors={n: t.info for n, t in trace.tensors.items()},
         tensor_sizes=tensor_sizes,
@@ -79,7 +82,8 @@ def build(
         frozen=layout.frozen(group_of),
         macs=macs,
         module_sizes=modules,
-        numbers=tuple(number for number in numbers if number.size.terms),
+        numbers=tuple(numbers),
+        norms=norms,
         aliases=dict(trace.aliases),
         notes=tuple(trace.notes),
     )
@@ -187,7 +191,6 @@ class _Layout:
         by_first_slot = np.argsort(order[starts], kind="stable")
         by_kind = by_first_slot[np.argsort(kind_of[by_first_slot], kind="stable")]
         members_of = np.split(by_kind, np.cumsum(np.bincount(kind_of, minlength=kinds.size))[:-1])
-        inexact = self._inexact()
         groups: list[Group] = []
         names: dict[str, int] = {}
         for members in sorted(members_of, key=lambda m: int(order[starts[m[0]]])):
@@ -195,16 +198,14 @@ class _Layout:
                 self._only_one(self.slot_comp[order[starts[members[0]]]])
                 continue
             table = order[starts[members][:, None] + np.arange(lengths[members[0]])]
-            group = self._group(table, part_id, inexact, names)
+            group = self._group(table, part_id, names)
             if group is None:
                 continue
             group_of[self.slot_comp[table[:, 0]]] = len(groups)
             groups.append(group)
         return tuple(groups), group_of
 
-    def _group(
-        self, table: np.ndarray, part_id: np.ndarray, inexact: dict[int, Reason], names: dict[str, int]
-    ) -> Group | None:
+    def _group(self, table: np.ndarray, part_id: np.ndarray, names: dict[str, int]) -> Group | None:
         """A group from slot numbers (channels, slots per channel), slots of one axis next to each other."""
         channels = self.slot_comp[table[:, 0]]
         axes = self.slot_axis[table[0]]
@@ -223,12 +224,11 @@ class _Layout:
                     self._only_one(channel)
                 return None
             parts = np.searchsorted(values, part)
-        why = [inexact[c] for c in channels.tolist() if c in inexact]
         name = next((owner(s.tensor) for s in slots if s.role == "output"), owner(slots[0].tensor))
         names[name] = names.get(name, 0) + 1
         if names[name] > 1:
             name = f"{name}#{names[name]}"
-        return Group(name, len(channels), tuple(slots), parts, not why, str(why[0]) if why else "")
+        return Group(name, len(channels), tuple(slots), parts)
 
     def _only_one(self, channel: int) -> None:
         axes, slots = np.unique(self.slot_axis[self.slot_comp == channel], return_counts=True)
@@ -237,13 +237,6 @@ class _Layout:
             tensor, _ = self.axes[axes[slots.argmax()]]
             text += f", as {slots.max()} of {tensor} go together"
         self.extra_reasons[int(channel)] = Reason("single", "", f"{text}, and one must stay", Cause.SINGLE)
-
-    def _inexact(self) -> dict[int, Reason]:
-        found: dict[int, Reason] = {}
-        for labels, reason in self.trace.space.inexact:
-            for channel in np.unique(self.comp[labels]).tolist():
-                found.setdefault(channel, reason)
-        return found
 
     def frozen(self, group_of: np.ndarray) -> tuple[Frozen, ...]:
         """Slots that must stay, by tensor axis and reasons."""

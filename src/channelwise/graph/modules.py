@@ -1,46 +1,77 @@
-"""Follows which module is running, and records the shapes seen by modules that hold sizes of their own."""
+"""Follows which module is running, and records what modules see: shapes, and channels that their code counts."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from channelwise.graph.context import TraceContext, tensors_in
-from channelwise.graph.recording import CallShapes
+from channelwise.graph.context import Maps, TraceContext, tensors_in
+from channelwise.graph.recording import CallShapes, CountedCall, Trace
 
 
 class ModuleTracker:
-    """Tells the context which module is running and records the shapes that modules without tensors see."""
+    """Tells the context which module is running; records the shapes that modules without tensors see if ``record``.
 
-    def __init__(self, model: nn.Module, ctx: TraceContext, calls: dict[str, CallShapes] | None) -> None:
-        self.ctx, self.calls = ctx, calls
-        self.stack: list[tuple[str, type, frozenset[int]]] = []
+    Also records which modules notice zeroed channels in code of their own.
+    """
+
+    def __init__(self, model: nn.Module, ctx: TraceContext, trace: Trace, record: bool) -> None:
+        self.ctx, self.trace, self.record = ctx, trace, record
+        self.stack: list[tuple[str, type, frozenset[int], _Entry]] = []
         self.deepest = ""
         self.names = {id(m): n for n, m in model.named_modules()}
         self.handles = []
         for module in list(model.modules()):
             self.handles.append(module.register_forward_pre_hook(self._enter, prepend=True))
-            self.handles.append(module.register_forward_hook(self._leave, always_call=True))
+            self.handles.append(module.register_forward_hook(self._leave, always_call=True, with_kwargs=True))
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         ctx = self.ctx
-        self.stack.append((ctx.module, ctx.module_type, ctx.heads))
+        self.stack.append((ctx.module, ctx.module_type, ctx.heads, self._entry(args)))
         ctx.module, ctx.module_type, ctx.heads = self.names[id(module)], type(module), _heads(module)
         self.deepest = self.ctx.module
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.calls is not None and self.ctx.module not in self.calls and _holds_numbers(module):
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        name, calls = self.ctx.module, self.trace.calls
+        if self.record and name not in calls and _holds_numbers(module):
             # Our own looking at shapes is nothing that the function watch should see.
             with torch._C.DisableTorchFunction():
-                self.calls[self.ctx.module] = CallShapes(self._shape(tensors_in(args)), self._shape(tensors_in(output)))
-        self.ctx.module, self.ctx.module_type, self.ctx.heads = self.stack.pop()
+                calls[name] = CallShapes(self._shape(tensors_in(args)), self._shape(tensors_in(output)))
+        self.ctx.module, self.ctx.module_type, self.ctx.heads, entry = self.stack.pop()
+        if any(reason.module == name for _, reason in self.ctx.space.inexact[entry.marks :]):
+            with torch._C.DisableTorchFunction():
+                self.trace.counted.append(self._counted(name, module, args, kwargs, output, entry))
+        else:
+            self.trace.uncounted.append(name)
         # Where something was raised there is no output, and every caller up to the model is left.
         if output is not None:
             self.deepest = self.ctx.module
+
+    def _entry(self, args: Any) -> _Entry:
+        marks = len(self.ctx.space.inexact)
+        with torch._C.DisableTorchFunction():
+            if not args or not isinstance(args[0], torch.Tensor) or args[0].is_inference():
+                return _Entry(marks)
+            return _Entry(marks, args[0]._version, self.ctx.maps(args[0]))
+
+    def _counted(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any, entry: _Entry) -> CountedCall:
+        """What is recorded of a call; without its sides if the module cannot be run again on some of its channels."""
+        unfit = (
+            not isinstance(output, torch.Tensor)
+            or entry.version is None
+            # It works in place: run again, it would not see what it saw.
+            or args[0]._version != entry.version
+            or any(self.ctx.maps(t) for t in [*tensors_in(args[1:]), *tensors_in(kwargs)])
+            or _keeps_something(module)
+        )
+        if unfit:
+            return CountedCall(name)
+        return CountedCall(name, (args[0].ndim, entry.maps), (output.ndim, self.ctx.maps(output)))
 
     def _shape(self, tensors: list[torch.Tensor]) -> tuple[tuple[np.ndarray | None, int], ...] | None:
         if not tensors:
@@ -52,6 +83,29 @@ class ModuleTracker:
         """Take the hooks off the traced copy."""
         for handle in self.handles:
             handle.remove()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What is noted when a module is entered: how many marks of inexact channels there were, and its first argument."""
+
+    marks: int
+    version: int | None = None
+    maps: Maps = ()
+
+
+def _keeps_something(module: nn.Module) -> bool:
+    """Whether calling the code of a module again may change something, or would not be all that a call does.
+
+    Buffers may be statistics, tensors in attributes are computed by hooks, and hooks (other than the tracker's two) or
+    a patched ``forward`` may do anything.
+    """
+    return (
+        next(module.buffers(), None) is not None
+        or "forward" in module.__dict__
+        or any(isinstance(value, torch.Tensor) for value in module.__dict__.values())
+        or len(module._forward_hooks) + len(module._forward_pre_hooks) > 2
+    )
 
 
 _HEADS = re.compile(r"(^|_)n?heads?(_\w)?$")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from channelwise.graph.context import MacRecord
+from channelwise.graph.context import MacRecord, Maps
 from channelwise.graph.labels import LabelMap, LabelSpace, along
 from channelwise.graph.structure import TensorInfo
 
@@ -42,6 +42,19 @@ class CallShapes:
 
     input: tuple[tuple[np.ndarray | None, int], ...] | None
     output: tuple[tuple[np.ndarray | None, int], ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class CountedCall:
+    """A call of a module in which an operation of its own code noticed channels that were set to zero.
+
+    The number of dimensions and the label maps of its first argument, before the call, and of its result; None where
+    the module cannot be run again on some of its channels: see `ModuleTracker`.
+    """
+
+    module: str
+    input: tuple[int, Maps] | None = None
+    output: tuple[int, Maps] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +104,7 @@ class Trace:
     """What the passes recorded, before channels are made of it.
 
     ``trains_differently``: in train mode other tensors are used, or other questions come up, than in eval mode.
+    ``uncounted`` are the modules of all calls in which zeros were not noticed.
     """
 
     space: LabelSpace
@@ -101,6 +115,8 @@ class Trace:
     candidates: list[Candidate] = field(default_factory=list)
     same_widths: list[SameWidth] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    counted: list[CountedCall] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
     types: dict[str, type] = field(default_factory=dict)
     batch: int = 1
     trains_differently: bool = False

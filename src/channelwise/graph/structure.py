@@ -55,7 +55,8 @@ class Group:
     """Channels produced together by the same layers: the unit that gets a sparsity and a row in reports.
 
     ``parts`` (size,) or None: the part every channel belongs to; every part must keep equally many channels.
-    ``exact``: zeroing the channels gives the same output as removing them; ``inexact_because`` says why not.
+    ``exact``: zeroing the channels gives the same output as removing them; ``inexact_because`` says why not. It also
+    does once the statistics of the modules ``norms`` count the kept channels only, if these are named; see `Norm`.
     """
 
     name: str
@@ -64,6 +65,12 @@ class Group:
     parts: np.ndarray | None = None
     exact: bool = True
     inexact_because: str = ""
+    norms: tuple[str, ...] = ()
+
+    @property
+    def slim_only(self) -> bool:
+        """Whether no sparse or masked model can stand for the removal of these channels."""
+        return not self.exact and not self.norms
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -153,11 +160,28 @@ class ModuleSizes:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A module that takes statistics over channels, which have to count the kept ones only where others are zero.
+
+    ``input_axis`` of its first argument and ``output_axis`` of its result run over ``length`` channels in the same
+    order; -1 is the last axis. ``channels``: for every group met there, the indices along the axis (k,) and the
+    channels of the group (k,) that they belong to. Indices in none of them always stay.
+    """
+
+    module: str
+    input_axis: int
+    output_axis: int
+    length: int
+    channels: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
 class Structure:
     """Everything a trace found out. Holds no tensors and no modules.
 
     ``tensor_sizes[name]`` gives the slim length of every axis (of a blocked axis 1: per block).
     ``numbers`` were found by verification: without them the code of these modules does not adapt.
+    ``norms`` are the modules that sparse and masked models run on the kept channels only.
     ``aliases`` maps further names of a shared tensor to the name used here.
     """
 
@@ -170,6 +194,7 @@ class Structure:
     aliases: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     numbers: tuple[Number, ...] = ()
+    norms: tuple[Norm, ...] = ()
 
     def group(self, name: str) -> Group:
         """The group called ``name``."""

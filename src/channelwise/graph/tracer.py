@@ -65,7 +65,7 @@ def run_labelled(
         ctx.set(stored[name], labels.maps(), True)
     for tensor in tensors_in(list(args)) + tensors_in(dict(kwargs)):
         ctx.set(tensor, ())
-    tracker = ModuleTracker(model, ctx, trace.calls if record else None)
+    tracker = ModuleTracker(model, ctx, trace, record)
     mode = LabelMode(ctx, model.parameters() if protect else (), outline)
     try:
         with ExitStack() as stack:
@@ -122,7 +122,9 @@ def _train_pass(
 ) -> set[int]:
     """Follow the training path: first with outlined values, then for real, last with the batch doubled if it is 1."""
     space = trace.space
-    records: tuple[list[Any], ...] = (space.pairs, space.inexact, space.parts, space.questions, space.roles)
+    records: tuple[list[Any], ...] = (
+        space.pairs, space.inexact, space.parts, space.questions, space.roles, trace.counted, trace.uncounted,
+    )  # fmt: skip
     marks = [len(r) for r in records]
     attempts: list[tuple[Any, Any, bool]] = [(args, kwargs, True), (args, kwargs, False)]
     if trace.batch == 1:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from channelwise.graph.structure import Group, Structure
+
+Kept = Mapping[str, np.ndarray]
 
 _FEW = 16
 """Of groups with this many channels or fewer, code may be right for a selection by chance."""

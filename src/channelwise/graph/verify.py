@@ -18,14 +18,14 @@ from channelwise.graph.channels import build, components, group_labels
 from channelwise.graph.comparing import difference, difference_in_double, gap, in_doubt, run_once, seed_generators
 from channelwise.graph.context import tensors_in
 from channelwise.graph.labels import LabelSpace, Question
-from channelwise.graph.recording import Followed, TensorLabels, Trace
+from channelwise.graph.recording import Followed, Trace
+from channelwise.graph.slim_labels import only_ones, slim_labels
 from channelwise.graph.structure import Cause, Reason, Structure
 from channelwise.graph.tracer import doubled, run_labelled
-from channelwise.graph.trials import removed_in, trials
+from channelwise.graph.trials import Kept, removed_in, trials
 
 logger = logging.getLogger(__name__)
 
-Kept = Mapping[str, np.ndarray]
 Surgeon = Callable[[Structure, Kept], nn.Module]
 Site = tuple[type | str, int]
 """A place in the code of a class: the how-manieth question in a module of it."""
@@ -184,35 +184,46 @@ class Verifier:
         modes = (False, True) if self.trains else (False,)
         several = [(number, train) for number in trials(structure, names) for train in modes]
         for trial in several if only is None else (only,):
-            failure = self._check(structure, set(names), trial)
+            failure = self._check(structure, frozenset(names), trial)
             if failure is not None:
                 return replace(failure, trial=trial)
         return None
 
-    def _check(self, structure: Structure, wanted: set[str], trial: Trial) -> _Failure | None:
-        """In one trial: do the same labels meet in the slim model, and is it the masked one?"""
+    def _check(self, structure: Structure, wanted: frozenset[str], trial: Trial) -> _Failure | None:
+        """In one trial: is the slim model the masked one, and where none can be, do the same labels meet?"""
         number, train = trial
-        exact = {g.name for g in structure.groups if g.exact and g.name in wanted}
-        kept = removed_in(structure, exact, number)
-        if number and exact == wanted:
-            # Labels tell who is guilty; after a first trial there is hardly ever anybody.
-            try:
-                failure, outputs = None, self._run(self.slim(structure, kept), train)
-            except Exception:
-                failure, outputs = self._labels_meet(structure, kept, train)
-        else:
-            failure, outputs = self._labels_meet(structure, removed_in(structure, wanted, number), train)
-        # Of exact groups the outputs tell: a new tensor may just happen to have as many elements as there are channels.
-        if failure is not None and (failure.raised or not failure.suspects <= exact):
-            return failure
-        if not exact:
-            return None
-        if exact != wanted:
-            failure, outputs = self._labels_meet(structure, kept, train)
+        comparable = frozenset(g.name for g in structure.groups if not g.slim_only) & wanted
+        # Of these the outputs tell: a new tensor may just happen to have as many elements as there are channels.
+        told = comparable - self._in_questioned_norms(structure)
+        if not wanted <= told:
+            failure, _ = self._labels_meet(structure, removed_in(structure, wanted, number), train)
+            if failure is not None and (failure.raised or not failure.suspects <= told):
+                return failure
+        # Code may be right only where groups before and behind a norm lose in proportion: one kind alone shows it.
+        exact = frozenset(g.name for g in structure.groups if g.exact) & wanted
+        for some in dict.fromkeys((comparable, exact)):
+            if not some:
+                continue
+            kept = removed_in(structure, some, number)
+            failure, outputs = self._outputs(structure, kept, train)
             if failure is not None and failure.raised:
                 return failure
-        text = self._compare(structure, kept, outputs, train)
-        return None if text is None else _Failure(text)
+            text = self._compare(structure, kept, outputs, train)
+            if text is not None:
+                return _Failure(text)
+        return None
+
+    def _outputs(self, structure: Structure, kept: Kept, train: bool) -> tuple[_Failure | None, list[torch.Tensor]]:
+        """The outputs of a slim model; if its code raises, labels tell where."""
+        try:
+            return None, self._run(self.slim(structure, kept), train)
+        except Exception:
+            return self._labels_meet(structure, kept, train)
+
+    def _in_questioned_norms(self, structure: Structure) -> set[str]:
+        """Groups in norms whose code may know numbers: the masked model runs that code on the kept channels as well."""
+        questioned = {question.reason.module for question in self.trace.space.questions}
+        return {g.name for g in structure.groups if not questioned.isdisjoint(g.norms)}
 
     def _compare(self, structure: Structure, kept: Kept, outputs: list[torch.Tensor], train: bool) -> str | None:
         """What differs between these outputs of a slim model and those of the masked one."""
@@ -242,9 +253,9 @@ class Verifier:
         frozen = np.zeros(int(channel.max()) + 1, bool)
         frozen[channel[list(self.trace.space.reasons)]] = True
         # One channel alone fills its axes, so that a trace sees it stay, as it would in any case.
-        frozen[_only_ones(self.trace, structure, kept, channel)] = True
+        frozen[only_ones(self.trace, structure, kept, channel)] = True
         second = Trace(LabelSpace(count=frozen.size), {}, {})
-        second.tensors = _slim_labels(self.trace, structure, kept, channel)
+        second.tensors = slim_labels(self.trace, structure, kept, channel)
         try:
             model = self.slim(structure, kept)
             model = copy.deepcopy(model).train() if train else model
@@ -362,41 +373,6 @@ def _asked_in(trace: Trace, structure: Structure, module: str) -> set[str]:
     asked = [q.labels for q in trace.space.questions if q.reason.module == module]
     membership = _Membership(trace, structure)
     return membership.names_of(membership.of_label[np.concatenate(asked)]) if asked else set()
-
-
-def _only_ones(trace: Trace, structure: Structure, kept: Kept, channel: np.ndarray) -> list[int]:
-    """The channels of which no other of their group, or of their part of it, is kept."""
-    found = []
-    for group in structure.groups:
-        parts = np.zeros(group.size, int) if group.parts is None else group.parts
-        if len(kept[group.name]) == len(np.unique(parts)):
-            found += channel[group_labels(trace, group, kept[group.name])].tolist()
-    return found
-
-
-def _slim_labels(trace: Trace, structure: Structure, kept: Kept, channel: np.ndarray) -> dict[str, TensorLabels]:
-    """For every tensor of the slim model, the channel of each of its slots."""
-    stays = np.ones(int(channel.max()) + 1, bool)
-    for group in structure.groups:
-        removed = np.setdiff1d(np.arange(group.size), kept[group.name])
-        slots = group.slots[0]
-        axis = trace.tensors[slots.tensor].axes[slots.axis]
-        assert axis is not None
-        stays[channel[axis[slots.index[removed, 0]]]] = False
-    found = {}
-    for name, labels in trace.tensors.items():
-        axes: list[np.ndarray | None] = []
-        shape = list(labels.info.shape)
-        for number, axis in enumerate(labels.axes):
-            mine = None if axis is None else channel[axis][stays[channel[axis]]]
-            if mine is not None:
-                shape[number] = mine.size // (labels.info.blocks if number == 1 else 1)
-            axes.append(mine if shape[number] > 1 else None)
-        info = labels.info
-        found[name] = TensorLabels(
-            type(info)(name, tuple(shape), info.is_parameter, info.module, info.blocks), tuple(axes)
-        )
-    return found
 
 
 def _first_line(error: Exception) -> str:

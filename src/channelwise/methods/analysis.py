@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from channelwise.channel_graph import ChannelGraph
 from channelwise.errors import ChannelwiseError
 from channelwise.execution import Executor, Task
@@ -14,7 +16,8 @@ from channelwise.methods.arguments import plural
 from channelwise.methods.sensitivity import Evaluation, Plan, Sensitivity, SensitivityFile
 from channelwise.progress import progress
 from channelwise.ranking import Criterion, Weights, bind, fingerprint
-from channelwise.selection import choose
+from channelwise.selection import choose, dead_channels
+from channelwise.widths import alive_count
 
 log = logging.getLogger(__name__)
 
@@ -73,24 +76,38 @@ class Analysis:
     def _tasks(self, known: Sensitivity) -> dict[str, tuple[Task, Evaluation]]:
         """By label: the task and what is to be recorded of it, the score and time left open."""
         tasks: dict[str, tuple[Task, Evaluation]] = {}
-        if known.baseline is None:
-            task = Task("the baseline", {})
-            tasks[task.label] = task, Evaluation(score=0.0, seconds=0.0)
         weights = Weights.of(self._tensors, self._structure)
+        alive = self._alive_in_norms(weights)
+        if known.baseline is None:
+            task = Task("the baseline", alive)
+            tasks[task.label] = task, Evaluation(score=0.0, seconds=0.0)
         missing = known.missing(self._structure, self._plan.excluded)
         ranking = bind(self._ranking, self._model, self._structure) if missing else self._ranking
         levels = sorted({sparsity for counts in missing.values() for sparsity in counts.values()})
         chosen = {}
         for level in levels:
-            counts = {g: kept for g, by_count in missing.items() for kept, s in by_count.items() if s == level}
+            counts = {
+                g: min(kept, len(alive.get(g, range(kept))))
+                for g, by_count in missing.items()
+                for kept, s in by_count.items()
+                if s == level
+            }
             chosen[level] = choose(self._structure, weights, counts, ranking).kept
         sizes = self._structure.full()
         for group, by_count in missing.items():
             for kept, sparsity in by_count.items():
                 label = f"group {group!r} at sparsity {sparsity} ({kept} of {sizes[group]} channels kept)"
                 record = Evaluation(group=group, kept=kept, sparsity=sparsity, score=0.0, seconds=0.0)
-                tasks[label] = Task(label, {group: chosen[sparsity][group]}), record
+                tasks[label] = Task(label, {**alive, group: chosen[sparsity][group]}), record
         return tasks
+
+    def _alive_in_norms(self, weights: Weights) -> dict[str, np.ndarray]:
+        """What an earlier pruning left of groups that norms count: there the zeros it left are no channels at all."""
+        groups = [group for group in self._structure.groups if group.norms]
+        dead = dead_channels(self._structure, weights) if groups else {}
+        counts = {g.name: alive_count(g, dead[g.name]) for g in groups if dead[g.name].any()}
+        kept = choose(self._structure, weights, counts, "l1", dead=dead).kept if counts else {}
+        return {name: kept[name] for name in counts}
 
     def _begin(self, known: Sensitivity | None, missing: int) -> None:
         if known is None:

@@ -160,15 +160,15 @@ class IterativePruningRunner:
         if not structure.groups:
             raise NothingToPruneError("No channel group is left to prune: all channels are frozen, see graph.frozen.")
         full = match_excludes(structure, excludes, model)
-        inexact = self._inexact(full) if mode == "sparse" else set()
-        full |= inexact
+        slim_only = self._slim_only(full) if mode == "sparse" else set()
+        full |= slim_only
         ranking = bind(self._ranking, model, structure)
         if spec_path is not None:
             spec = read_spec(spec_path, structure)
             selection = Targets(structure, self._graph.tensors(), full, channel_divisible, ranking).spec(spec)
         else:
             sensitivity, left_alone = self._sensitivity()
-            why = _why_full(left_alone - full, inexact)
+            why = _why_full(left_alone - full, slim_only)
             full |= left_alone
             targets = Targets(structure, self._graph.tensors(), full, channel_divisible, ranking, why)
             if removal_ratio is not None:
@@ -202,14 +202,14 @@ class IterativePruningRunner:
             return self._graph.sparse(selection)
         return attach_sparse_state_dict(self._graph.slim(selection), self._graph.structure, selection)
 
-    def _inexact(self, full: set[str]) -> set[str]:
-        inexact = [g for g in self._graph.structure.groups if not g.exact and g.name not in full]
-        if inexact:
+    def _slim_only(self, full: set[str]) -> set[str]:
+        slim_only = [g for g in self._graph.structure.groups if g.slim_only and g.name not in full]
+        if slim_only:
             log.info(
                 "mode='sparse' leaves %s full, where zeros are not the same as removal (mode='slim' may use them): %s.",
-                plural(len(inexact), "group"), listed([f"{g.name} ({g.inexact_because})" for g in inexact]),
+                plural(len(slim_only), "group"), listed([f"{g.name} ({g.inexact_because})" for g in slim_only]),
             )  # fmt: skip
-        return {g.name for g in inexact}
+        return {g.name for g in slim_only}
 
     def _sensitivity(self) -> tuple[Sensitivity, set[str]]:
         """The finished analysis and the groups it left alone."""
@@ -242,14 +242,14 @@ class IterativePruningRunner:
         return SensitivityFile(self._folder / f"{self._name}.sens", self._name, self._graph.structure)
 
 
-def _why_full(left_alone: set[str], inexact: set[str]) -> str:
+def _why_full(left_alone: set[str], slim_only: set[str]) -> str:
     """For errors: which groups stay full besides those that the excludes of this `prune` mean."""
     text = ""
     if left_alone:
         text += f" ana left {plural(len(left_alone), 'group')} alone: {listed(sorted(left_alone))}."
-    if inexact:
+    if slim_only:
         text += (
-            f" mode='sparse' leaves {plural(len(inexact), 'group')} full that mode='slim' may prune: "
-            f"{listed(sorted(inexact))}."
+            f" mode='sparse' leaves {plural(len(slim_only), 'group')} full that mode='slim' may prune: "
+            f"{listed(sorted(slim_only))}."
         )
     return text

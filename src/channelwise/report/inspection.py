@@ -69,7 +69,7 @@ def group_remarks(group: Group) -> list[str]:
         remarks.append(f"each is {widest.index.shape[1]} outputs of {owner(widest.tensor)}")
     if group.parts is not None:
         remarks.append(f"{int(group.parts.max()) + 1} parts keep equally many")
-    if not group.exact:
+    if group.slim_only:
         remarks.append(f"slim only: {group.inexact_because}")
     return remarks
 
@@ -92,7 +92,7 @@ def inspection(structure: Structure) -> dict[str, Any]:
                 "channels": group.size,
                 "produced_by": group_layers(group, "output"),
                 "read_by": group_layers(group, "input"),
-                "slim_only": not group.exact,
+                "slim_only": group.slim_only,
                 "remarks": group_remarks(group),
             }
             for group in structure.groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -132,28 +133,37 @@ def fix_attributes(
     calls: dict[str, Kept] = {}
     modules = dict(model.named_modules())
     if structure is not None and kept_counts is not None:
-        calls = _resized_calls(structure, kept_counts)
+        calls = resized_calls(structure, kept_counts)
         for number in structure.numbers:
             set_followed(modules[number.module], {number.attribute: number.size(kept_counts)})
     for name in {**resized, **calls}:
         module = modules.get(name)
         if module is None:
             continue
-        own = resized.get(name)
-        seen = calls.get(name)
-        found = fixer_of(type(module))
-        if found is not None:
-            found.fix(
-                module,
-                Kept(
-                    own.before if own else {t: tuple(x.shape) for t, x in _direct(module)},
-                    own.after if own else {t: tuple(x.shape) for t, x in _direct(module)},
-                    seen.input if seen else None,
-                    seen.output if seen else None,
-                ),
-            )
-        if own is not None:
+        _fix(module, resized.get(name), calls.get(name))
+        if name in resized:
             _refresh_computed(module)
+
+
+def _fix(module: nn.Module, own: Kept | None, seen: Kept | None) -> None:
+    """Run the fixer of a module, if it has one, on what is known of its own tensors and of its input and output."""
+    found = fixer_of(type(module))
+    if found is None:
+        return
+    if own is None:
+        shapes = {name: tuple(tensor.shape) for name, tensor in _direct(module)}
+        own = Kept(shapes, shapes)
+    found.fix(module, Kept(own.before, own.after, seen.input if seen else None, seen.output if seen else None))
+
+
+def corrected_attributes(
+    module: nn.Module, own: Kept | None, seen: Kept | None, numbers: Mapping[str, int]
+) -> dict[str, Any]:
+    """The attributes that ``module`` has in a slim model, as far as they are others; it is not changed."""
+    twin = copy.copy(module)
+    twin.__dict__.update(with_numbers(module.__dict__, numbers))
+    _fix(twin, own, seen)
+    return {name: value for name, value in twin.__dict__.items() if module.__dict__.get(name, twin) is not value}
 
 
 _FOLLOWED = "_channelwise_numbers"
@@ -184,7 +194,8 @@ def _direct(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield local, tensor
 
 
-def _resized_calls(structure: Structure, kept_counts: Mapping[str, int]) -> dict[str, Kept]:
+def resized_calls(structure: Structure, kept_counts: Mapping[str, int]) -> dict[str, Kept]:
+    """Modules of which the trace saw calls and whose input or output changes size, by name."""
     full = structure.full()
     resized = {name for name, count in full.items() if kept_counts[name] != count}
 

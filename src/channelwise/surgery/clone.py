@@ -19,7 +19,8 @@ from channelwise.surgery.closures import rebind_functions
 
 # Where objects of channelwise hang on a module: they belong to that one model and are not carried over to a clone.
 GUARD = "_channelwise_guard"
-ATTACHED = (GUARD, "slim_state_dict", "sparse_state_dict")
+NORM = "_channelwise_norm"
+ATTACHED = (GUARD, NORM, "slim_state_dict", "sparse_state_dict")
 
 _CONTAINERS = frozenset({OrderedDict, list, set})
 _DEEPCOPY = "__deepcopy__"
@@ -184,7 +185,8 @@ def _drop_companions(clone: nn.Module) -> None:
     for store in _hook_stores(clone):
         for key in [key for key, hook in store.items() if hook is None]:
             del store[key]
+            clone._forward_hooks_with_kwargs.pop(key, None)
 
 
 def _hook_stores(module: nn.Module) -> tuple[dict[int, Any], ...]:
-    return module._forward_pre_hooks, module._load_state_dict_post_hooks
+    return module._forward_pre_hooks, module._forward_hooks, module._load_state_dict_post_hooks

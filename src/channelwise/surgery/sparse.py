@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from channelwise.errors import InvalidArgumentError
 from channelwise.graph.structure import Structure
 from channelwise.surgery.clone import GUARD, Companion, clone_module, stand_in
+from channelwise.surgery.norms import count_only_kept
 from channelwise.surgery.slicing import Cuts, cut_tensors, named_tensors, removed_mask, slim_state, tensors_of
 
 if TYPE_CHECKING:
@@ -22,12 +23,14 @@ Masks = Mapping[str, torch.Tensor]
 
 
 def masked_model(model: nn.Module, structure: Structure, selection: Selection) -> nn.Module:
-    """A plain copy of ``model`` whose removed slots of floating and complex parameters and buffers are zero now.
+    """A copy of ``model`` whose removed slots of floating and complex parameters and buffers are zero now.
 
-    What a slim model is compared with. Nothing holds the zeros: see `sparse_model`.
+    What a slim model is compared with: norms count only the kept channels. Nothing holds the zeros, see `sparse_model`.
     """
     cuts = cut_tensors(structure, selection)
-    return _masked(model, cuts, _masks(model, cuts))
+    masked = _masked(model, cuts, _masks(model, cuts))
+    count_only_kept(masked, structure, selection, cuts)
+    return masked
 
 
 def sparse_model(model: nn.Module, structure: Structure, selection: Selection) -> nn.Module:
@@ -35,7 +38,8 @@ def sparse_model(model: nn.Module, structure: Structure, selection: Selection) -
 
     The copy has the user's classes, shapes and ``state_dict`` keys. Gradients of removed slots are zeroed before
     anybody sees them, so that any optimizer whose update of a zero weight with zero gradients is zero leaves them
-    alone (SGD with momentum and weight decay, Adam, AdamW, …); loading dense weights zeroes them again. This survives
+    alone (SGD with momentum and weight decay, Adam, AdamW, …); loading dense weights zeroes them again. Norms whose
+    statistics are taken over channels count the kept ones only, by a forward hook of theirs. All this survives
     ``deepcopy``, pickle, ``.to()``, DataParallel and DistributedDataParallel. The copy gets the method
     ``slim_state_dict()``.
 
@@ -46,6 +50,7 @@ def sparse_model(model: nn.Module, structure: Structure, selection: Selection) -
     cuts = cut_tensors(structure, selection)
     masks = _masks(model, cuts)
     sparse = _masked(model, cuts, masks)
+    count_only_kept(sparse, structure, selection, cuts)
     guard = SparseGuard(cuts, masks)
     guard.watch(sparse)
     sparse.__dict__[GUARD] = guard
@@ -56,7 +61,7 @@ def sparse_model(model: nn.Module, structure: Structure, selection: Selection) -
 
 
 def _refuse_inexact(structure: Structure, selection: Selection) -> None:
-    inexact = [g for g in structure.groups if not g.exact and len(selection.kept.get(g.name, ())) != g.size]
+    inexact = [g for g in structure.groups if g.slim_only and len(selection.kept.get(g.name, ())) != g.size]
     if inexact:
         named = "; ".join(f"{g.name} ({g.inexact_because or 'zeroing differs from removing'})" for g in inexact)
         raise InvalidArgumentError(

@@ -85,19 +85,19 @@ def check_oracle(
 
     graph = channelwise.trace(model, args, kwargs=named)
     everything = select(graph) if select else random_selection(graph, share, seed)
-    exact = only(graph.structure, everything, {group.name for group in graph.groups if group.exact})
+    compared = {group.name for group in graph.groups if not group.slim_only}
+    comparable = only(graph.structure, everything, compared)
     check = _Check(model, graph, args, named)
 
-    error, changed = check.same_outputs(exact)
-    check.same_outputs(
-        only(graph.structure, unbalanced_selection(graph, seed), {g.name for g in graph.groups if g.exact})
-    )
-    in_training = dtype == torch.float64 and check.same_outputs_in_training(exact)
-    check.state_dicts(exact)
+    error, changed = check.same_outputs(comparable)
+    uneven = only(graph.structure, unbalanced_selection(graph, seed), compared)
+    check.same_outputs(uneven)
+    in_training = dtype == torch.float64 and all(map(check.same_outputs_in_training, (comparable, uneven)))
+    check.state_dicts(comparable)
     slim = graph.slim(everything)
     check_modules(model, slim)
     check.sizes(slim, everything)
-    for selection in (everything,) if exact == everything else (everything, exact):
+    for selection in (everything,) if comparable == everything else (everything, comparable):
         check.costs(selection, macs=count)
     check.runs(slim, first_axes=count)
     trained = check.trains(slim)

@@ -66,12 +66,12 @@ class Block(nn.Module):
 STREAM = ("embed", "down", "attention.qkv", "attention.proj")
 
 
-@network("attention", shapes=TOKENS, inexact=STREAM, smaller=("attention.qkv.weight", "attention.proj.weight"))
+@network("attention", shapes=TOKENS, counted=STREAM, smaller=("attention.qkv.weight", "attention.proj.weight"))
 class TransformerBlock(Block):
     """Heads are together as wide as the input: they go with parts of the residual stream."""
 
 
-@network("attention", shapes=TOKENS, inexact=STREAM, smaller=("attention.qkv.weight", "attention.proj.weight"))
+@network("attention", shapes=TOKENS, counted=STREAM, smaller=("attention.qkv.weight", "attention.proj.weight"))
 class FusedTransformerBlock(Block):
     kind = FusedAttention
 
@@ -79,12 +79,12 @@ class FusedTransformerBlock(Block):
 TORCH_STREAM = ("embed", "down", "attention.attention", "attention.attention.out_proj")
 
 
-@network("attention", shapes=TOKENS, inexact=TORCH_STREAM, smaller=("attention.attention.in_proj_weight",))
+@network("attention", shapes=TOKENS, counted=TORCH_STREAM, smaller=("attention.attention.in_proj_weight",))
 class TorchTransformerBlock(Block):
     kind = TorchAttention
 
 
-@network("attention", shapes=((1, 6, 8),), inexact=TORCH_STREAM, smaller=("attention.attention.in_proj_weight",))
+@network("attention", shapes=((1, 6, 8),), counted=TORCH_STREAM, smaller=("attention.attention.in_proj_weight",))
 class TorchTransformerBlockOfOneSample(Block):
     kind = TorchAttention
 
@@ -92,7 +92,7 @@ class TorchTransformerBlockOfOneSample(Block):
 @network(
     "attention",
     shapes=TOKENS,
-    inexact=("embed", "layer.self_attn", "layer.self_attn.out_proj", "layer.linear2"),
+    counted=("embed", "layer.self_attn", "layer.self_attn.out_proj", "layer.linear2"),
     smaller=("layer.self_attn.in_proj_weight",),
 )
 class EncoderLayer(nn.Module):
@@ -258,7 +258,7 @@ class EinsumLinear(nn.Module):
         return self.head(torch.einsum("btc,dc->btd", self.a(x).relu(), self.mix).relu())
 
 
-@network("attention", shapes=TOKENS, either=("tokens1", "tokens2", "embed"), inexact=("embed",))
+@network("attention", shapes=TOKENS, either=("tokens1", "tokens2", "embed"), counted=("embed",))
 class Mixer(nn.Module):
     """MLP-Mixer: one MLP over tokens, one over channels; the hidden layers are prunable."""
 

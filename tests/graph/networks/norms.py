@@ -30,14 +30,14 @@ for name, groups in {"of_one": 1, "of_two": 4, "of_halves": 2}.items():
         "norms",
         lambda groups=groups: Between(nn.GroupNorm(groups, 8)),
         either=("first",),
-        inexact=("first",),
+        counted=("first",),
     )
 add(
     "norm_group_no_affine",
     "norms",
     lambda: Between(nn.GroupNorm(2, 8, affine=False)),
     either=("first",),
-    inexact=("first",),
+    counted=("first",),
 )
 add("norm_group_by_channel", "norms", lambda: Between(nn.GroupNorm(8, 8)), either=("first",))
 
@@ -84,8 +84,8 @@ for name, build in {
     "layer_over_volume": lambda: nn.LayerNorm([8, 8, 8]),
     "rms": lambda: nn.Sequential(Permute(0, 2, 3, 1), nn.RMSNorm(8), Permute(0, 3, 1, 2)),
 }.items():
-    add(f"norm_{name}", "norms", lambda build=build: Between(build()), either=("first",), inexact=("first",))
-add("norm_layer_functional", "norms", lambda: Between(FunctionalLayerNorm(8)), either=("first",), inexact=("first",))
+    add(f"norm_{name}", "norms", lambda build=build: Between(build()), either=("first",), counted=("first",))
+add("norm_layer_functional", "norms", lambda: Between(FunctionalLayerNorm(8)), either=("first",), counted=("first",))
 add("norm_layer_over_space", "norms", lambda: Between(nn.LayerNorm([8, 8])))
 
 
@@ -160,7 +160,7 @@ class SharedBatchNorm(nn.Module):
         return self.head(self.head_a(self.norm(self.a(x))) + self.head_b(self.norm(self.b(x))))
 
 
-@network("norms", either=("embed", "up", "down"), inexact=("embed",))
+@network("norms", either=("embed", "up", "down"), counted=("embed",))
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution, layer norm on channels last, linear layers, layer scale, residual."""
 

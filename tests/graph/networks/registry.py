@@ -20,8 +20,9 @@ class Network:
     ``kept``: names of convolution or linear modules of which every output channel must stay (the model's outputs
     among them). ``either``: modules about which nothing is demanded. All output channels of all others must be
     prunable. ``smaller``: parameters and buffers that must have shrunk in the slim model. ``frozen``: operations that
-    must be named among the reasons. ``inexact``: modules whose groups, if any, must be marked inexact; the groups of
-    all others must be exact. ``trains``: whether the network can run a training step on these inputs.
+    must be named among the reasons. ``counted``: modules whose groups, if any, must be masked with norms that count
+    the kept channels only; ``inexact``: those whose groups, if any, no masked model can stand for. The groups of all
+    others must be exact. ``trains``: whether the network can run a training step on these inputs.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Network:
     either: tuple[str, ...] = ()
     smaller: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
     inexact: tuple[str, ...] = ()
     trains: bool = True
 
