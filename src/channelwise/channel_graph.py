@@ -17,10 +17,11 @@ from channelwise.excludes import match_excludes
 from channelwise.graph.channels import build, group_labels
 from channelwise.graph.context import tensors_in
 from channelwise.graph.dispatch import WritesParameters
+from channelwise.graph.elsewhere import follow_elsewhere, numbers_elsewhere
 from channelwise.graph.recording import Trace, named_tensors
 from channelwise.graph.structure import Cause, Frozen, Group, Reason, Structure
 from channelwise.graph.tracer import trace_passes, undisturbed_randomness
-from channelwise.graph.verify import Verifier
+from channelwise.graph.verify import Verifier, half
 from channelwise.modelcheck import check_model
 from channelwise.report.graph import graph_table
 from channelwise.selection import Selection, select
@@ -140,7 +141,7 @@ def trace(
                 f"({_shapes(tensors)}): {error}"
             ) from error
         _exclude(recorded, excludes, model)
-        if not verify or not recorded.space.questions:
+        if not verify or not (recorded.space.questions or numbers_elsewhere(recorded)):
             return ChannelGraph(model, build(recorded))
         stand_in = _without_constants(model)
         verifier = Verifier(
@@ -150,7 +151,14 @@ def trace(
             slim=lambda structure, kept: slim_model(stand_in, structure, Selection(kept), share_untouched=True),
             masked=lambda structure, kept: masked_model(stand_in, structure, Selection(kept)),
         )
-        return ChannelGraph(model, verifier.run())
+        structure = follow_elsewhere(
+            recorded,
+            verifier.run(),
+            lambda structure: verifier.slim(structure, half(structure, structure.full())),
+            verifier.args,
+            verifier.kwargs,
+        )
+        return ChannelGraph(model, structure)
 
 
 @contextmanager

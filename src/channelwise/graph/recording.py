@@ -76,6 +76,7 @@ class Trace:
     macs: list[MacRecord] = field(default_factory=list)
     calls: dict[str, CallShapes] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
+    elsewhere: list[Candidate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     types: dict[str, type] = field(default_factory=dict)
     batch: int = 1

@@ -18,6 +18,7 @@ from channelwise.graph.numbers import candidates
 from channelwise.graph.recording import Trace, label_tensors, named_tensors
 from channelwise.graph.structure import Cause, Reason
 from channelwise.graph.watch import FunctionWatch, ask_where_widths_are_read
+from channelwise.graph.ways import candidates_elsewhere
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ def run_labelled(
     if record:
         trace.macs = ctx.macs
         trace.candidates = candidates(model, ctx.runs)
+        trace.elsewhere = candidates_elsewhere(model, [*ctx.adapting_runs, *ctx.runs])
     ctx.touched = {id(t) for t in stored.values()} & ctx.touched
     return ctx, outputs
 

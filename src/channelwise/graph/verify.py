@@ -135,13 +135,13 @@ class Verifier:
         """Prune about half of these groups: do the same labels meet in the slim model, and is it the masked one?"""
         wanted = set(names)
         exact = {g.name for g in structure.groups if g.exact and g.name in wanted}
-        failure, outputs = self._labels_meet(structure, _half(structure, wanted))
+        failure, outputs = self._labels_meet(structure, half(structure, wanted))
         # Of exact groups the outputs tell: a new tensor may just happen to have as many elements as there are channels.
         if failure is not None and (failure.raised or not failure.suspects <= exact):
             return failure
         if not exact:
             return None
-        kept = _half(structure, exact)
+        kept = half(structure, exact)
         if exact != wanted:
             failure, outputs = self._labels_meet(structure, kept)
             if failure is not None and failure.raised:
@@ -271,7 +271,7 @@ def _asked_in(trace: Trace, structure: Structure, module: str) -> set[str]:
     return membership.names_of(membership.of_label[np.concatenate(asked)]) if asked else set()
 
 
-def _half(structure: Structure, names: Iterable[str]) -> dict[str, np.ndarray]:
+def half(structure: Structure, names: Iterable[str]) -> dict[str, np.ndarray]:
     """Remove the first and the last channel and a third to a half of the others, so that any fixed number shows.
 
     Numbers that adapt (half of the width, a quarter) are right only for selections that are balanced, which a user's
