@@ -1,5 +1,4 @@
-"""Other ways through a module than ``forward``, as its class shows them: ``forward_split``, which an exporter puts in the
-place of ``forward``."""
+"""Other ways through a module than ``forward``, such as ``forward_split``, which an exporter puts in its place."""
 
 from __future__ import annotations
 
@@ -16,9 +15,11 @@ from channelwise.graph.watch import names_reached
 
 
 @cache
-def other_forwards(cls: type[nn.Module]) -> Mapping[str, frozenset[str]]:
-    """The methods ``forward_…`` that take what ``forward`` takes and are not called by it, each with the names that it
-    reads and ``forward`` does not."""
+def other_forwards(cls: Any) -> Mapping[str, frozenset[str]]:
+    """The methods ``forward_…`` of a class that take what ``forward`` takes and are not called by it.
+
+    Each with the names that it reads and ``forward`` does not.
+    """
     names = [name for name in dir(cls) if name.startswith("forward_")]
     if not names:
         return {}
@@ -31,15 +32,15 @@ def other_forwards(cls: type[nn.Module]) -> Mapping[str, frozenset[str]]:
     }
 
 
-def readers(cls: type[nn.Module], number: str) -> list[str]:
+def readers(cls: Any, number: str) -> list[str]:
     """The other ways that read a number which ``forward`` does not read."""
     return [way for way, names in other_forwards(cls).items() if attribute_of(number) in names]
 
 
 def candidates_elsewhere(model: nn.Module, calls: Sequence[Runs]) -> list[Candidate]:
     """Numbers of users' modules that only other ways read, and that are lengths which operations in them saw."""
-    modules = dict(model.named_modules())
-    calls = [(name, runs) for name, runs in calls if other_forwards(type(modules[name]))]
+    types: dict[str, Any] = {name: type(module) for name, module in model.named_modules()}
+    calls = [(name, runs) for name, runs in calls if other_forwards(types[name])]
     return [c for c in candidates(model, calls) if c.module == c.seen and not c.alone and readers(c.cls, c.attribute)]
 
 
