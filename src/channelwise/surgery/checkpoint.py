@@ -106,7 +106,8 @@ def load(
             ``requires_grad``; its tensors get the saved shapes, values and dtypes. Unchanged if anything is wrong.
         source: a file written by `save`, or the ``state_dict`` of a slim model.
         structure: only for a ``state_dict``: the trace of ``model``, which tells the sizes of layers without tensors
-            (norms without affine parameters, ``Unflatten``) that shapes alone do not show.
+            (norms without affine parameters, ``Unflatten``) that shapes alone do not show, and the numbers that only
+            other ways through a module than ``forward`` read.
 
     Returns:
         ``model``.
