@@ -1,9 +1,9 @@
 """YOLO models, pruned, in ultralytics' own hands: its trainer, its checkpoints, ``fuse()`` and its exporter.
 
 ``coverage.py`` checks that pruned models are right; this checks that the package goes on working with them. Needs
-``pip install -e .[coverage] onnx onnxslim onnxruntime`` and a detection data set in YOLO layout with the classes RBC,
-WBC and Platelets, from which labels for all tasks are made. Nothing is downloaded. Rows are kept in a journal as they
-come: an interrupted run goes on, and ``--again`` repeats what failed.
+``pip install -e .[coverage]`` and a detection data set in YOLO layout with the classes RBC, WBC and Platelets, from
+which labels for all tasks are made. Nothing is downloaded. Rows are kept in a journal as they come: an interrupted run
+goes on, and ``--again`` repeats what failed. ``coverage.py --page`` writes the table.
 """
 
 from __future__ import annotations
