@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ class Kit:
         if trainer.model is not model:
             raise AssertionError("the trainer trained another model than the one it was given")
         loss = {key: float(value) for key, value in trainer.tloss.items()}
-        if not all(torch.isfinite(torch.tensor(value)) for value in loss.values()):
+        if not all(isfinite(value) for value in loss.values()):
             raise AssertionError(f"the loss is not finite: {loss}")
         now = model.state_dict()
         _must_be(_shapes(model), {key: tuple(value.shape) for key, value in before.items()}, "the trained model")
@@ -210,6 +211,8 @@ class Kit:
                 project=str(self.folder.resolve()), name=f"{kind}-val", exist_ok=True,
             )  # fmt: skip
             metrics = {key: float(value) for key, value in result.results_dict.items()}
+            if not all(isfinite(value) for value in metrics.values()):
+                raise AssertionError(f"validation is not finite: {metrics}")
         return {"error": "", "metrics": metrics}
 
     def fuse(self, kind: str) -> dict[str, Any]:
