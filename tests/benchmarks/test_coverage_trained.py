@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = str(Path(__file__).parents[2] / "benchmarks")
 
@@ -68,3 +69,16 @@ def test_outputs_too_far_apart_are_an_error(coverage_yolo_check):
 def test_a_tensor_of_another_shape_is_an_error(coverage_yolo_check):
     with pytest.raises(AssertionError, match=r"last.pt has weight of shape \(16,\), not \(8,\)"):
         coverage_yolo_check._must_be({"weight": (16,)}, {"weight": (8,)}, "last.pt")
+
+
+def test_a_wrong_score_shows_beside_coordinates(coverage_yolo_check):
+    boxes = torch.tensor([[[100.0, 90.0], [0.5, 0.4]]])
+    expected = coverage_yolo_check.apart([boxes], end2end=False)
+    found = coverage_yolo_check.apart([boxes + torch.tensor([[[0.0], [0.01]]])], end2end=False)
+    assert coverage_yolo_check.difference(expected, expected) == 0
+    assert coverage_yolo_check.difference(found, expected) == pytest.approx(0.02)
+
+
+def test_values_that_are_not_finite_are_not_equal(coverage_yolo_check):
+    with pytest.raises(ValueError, match="not finite"):
+        coverage_yolo_check.difference([torch.tensor([float("nan")])], [torch.tensor([float("nan")])])
