@@ -11,8 +11,9 @@ whose `get_model` returns it). Then: it is still the pruned model, its moving av
 finite loss; `last.pt` and `best.pt` load with `YOLO(…)`, predict and validate; `fuse()` leaves its outputs as they are;
 the files of `export(format="torchscript")` and `export(format="onnx")` give what it gives; and
 `channelwise.load` puts it into a fresh model from the definition, with equal predictions. The dense model goes the same
-way first. Numbers are the largest relative differences of any predicted value; those of `fuse()` in float64. Of v10,
-both heads are compared.""".splitlines()
+way first. Numbers are the largest differences of any predicted value, relative to the largest of its kind (coordinates,
+scores of a class and so on); those of `fuse()` in float64. They are judged beside what two images differ by, of which
+they may be 0.2 %, and those of `fuse()` a billionth. Of v10, both heads are compared.""".splitlines()
 COLUMNS = {
     "train": "trained",
     "load": "loads, validates",

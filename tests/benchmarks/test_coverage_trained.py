@@ -61,9 +61,11 @@ def coverage_yolo_check(monkeypatch):
 
 
 def test_outputs_too_far_apart_are_an_error(coverage_yolo_check):
-    assert coverage_yolo_check._within("onnx", 1e-5)["error"] == ""
-    assert "differ by 1.0e-02" in coverage_yolo_check._within("onnx", 1e-2)["error"]
-    assert coverage_yolo_check._within("onnx", float("nan"))["error"]
+    assert coverage_yolo_check._within("onnx", [(1e-5, 0.5)])["error"] == ""
+    assert "differ by 1.0e-02" in coverage_yolo_check._within("onnx", [(1e-5, 0.5), (1e-2, 0.5)])["error"]
+    assert "differ by 1.0e-04" in coverage_yolo_check._within("onnx", [(1e-4, 0.01)])["error"]
+    assert coverage_yolo_check._within("onnx", [(float("nan"), 0.5)])["error"]
+    assert "too little" in coverage_yolo_check._within("onnx", [(0.0, 0.0)])["error"]
 
 
 def test_a_tensor_of_another_shape_is_an_error(coverage_yolo_check):
