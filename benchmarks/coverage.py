@@ -26,6 +26,7 @@ from coverage_check import check, prepare_worker
 from coverage_compare import compare
 from coverage_models import Entry, entries
 from coverage_tools import TOOLS
+from coverage_trained import trained_and_exported
 from pebble import ProcessExpired, ProcessPool
 
 LIBRARIES = ("torchvision", "timm", "ultralytics", "smp", "other")
@@ -121,8 +122,8 @@ def is_convolutional(row: dict[str, Any]) -> bool:
     return row.get("conv_outputs", 0) >= 1000
 
 
-def page(rows: dict[str, dict[str, Any]]) -> str:
-    """docs/coverage.md."""
+def page(rows: dict[str, dict[str, Any]], trained: dict[str, dict[str, Any]]) -> str:
+    """docs/coverage.md; ``trained`` are the rows of coverage_yolo.py."""
     done = [row for row in rows.values() if not row["error"]]
     lines = [
         "# Coverage",
@@ -168,6 +169,7 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         if mine:
             lines += ["", f"## {TITLES[library]}", "", *table(mine)]
     lines += compared(rows)
+    lines += trained_and_exported(trained)
     return "\n".join(lines) + "\n"
 
 
@@ -202,6 +204,7 @@ def main() -> int:
     parser.add_argument("--compare", action="store_true", help="let other tools prune these models, too")
     parser.add_argument("--again", action="store_true", help="repeat models that failed")
     parser.add_argument("--journal", type=Path, default=Path("coverage.jsonl"))
+    parser.add_argument("--trained", type=Path, default=Path("coverage_yolo.jsonl"), help="journal of coverage_yolo.py")
     parser.add_argument("--page", type=Path, help="write the table there, such as docs/coverage.md")
     options = parser.parse_args()
 
@@ -220,7 +223,7 @@ def main() -> int:
         sweep_tools(alone[: options.limit], options.journal, limits)
     rows = read(options.journal)
     if options.page:
-        options.page.write_text(page(rows))
+        options.page.write_text(page(rows, read(options.trained)))
     failed = [row["spec"] for row in rows.values() if row["error"]]
     print(f"{len(rows) - len(failed)} of {len(rows)} models pass" + (f"; not: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0

@@ -17,9 +17,12 @@ from channelwise.excludes import match_excludes
 from channelwise.graph.channels import build, group_labels
 from channelwise.graph.context import tensors_in
 from channelwise.graph.dispatch import WritesParameters
+from channelwise.graph.elsewhere import follow_elsewhere, numbers_elsewhere
 from channelwise.graph.recording import Trace, named_tensors
 from channelwise.graph.structure import Cause, Frozen, Group, Reason, Structure
 from channelwise.graph.tracer import trace_passes, undisturbed_randomness
+from channelwise.graph.trials import removed_in
+from channelwise.graph.tryout import Tryout
 from channelwise.graph.verify import Verifier
 from channelwise.modelcheck import check_model
 from channelwise.report.graph import graph_table
@@ -141,10 +144,10 @@ def trace(
                 f"({_shapes(tensors)}): {error}"
             ) from error
         _exclude(recorded, excludes, model)
-        if not verify or not recorded.space.questions:
+        if not verify or not (recorded.space.questions or numbers_elsewhere(recorded)):
             return ChannelGraph(model, build(recorded))
         stand_in = _without_constants(model)
-        verifier = Verifier(
+        tryout = Tryout(
             recorded,
             varied(args),
             varied(named),
@@ -152,7 +155,14 @@ def trace(
             masked=lambda structure, kept: masked_model(stand_in, structure, Selection(kept)),
             trains=recorded.trains_differently,
         )
-        return ChannelGraph(model, verifier.run())
+        structure = follow_elsewhere(
+            recorded,
+            Verifier(recorded, tryout).run(),
+            lambda structure: tryout.slim(structure, removed_in(structure, structure.full(), 0)),
+            tryout.args,
+            tryout.kwargs,
+        )
+        return ChannelGraph(model, structure)
 
 
 @contextmanager

@@ -68,9 +68,10 @@ def build(
         )
         for name, call in trace.calls.items()
     }
+    candidates = {(c.module, c.attribute): c for c in [*trace.elsewhere, *trace.candidates]}
     numbers = [
         Number(c.module, c.attribute, sizes.of(c.labels, c.labels.size))
-        for c in trace.candidates
+        for c in candidates.values()
         if (c.cls, c.attribute) in following
     ]
     numbers = [number for number in numbers if number.size.terms]

@@ -40,7 +40,8 @@ class TraceContext:
     ``module`` is the qualified name of the module being executed, ``operation`` the ATen operator.
     ``heads`` are the numbers of attention heads that the module's attributes tell.
     ``adapts`` is true inside calls that compute their sizes from their input (``flatten``, ``chunk`` …).
-    ``runs`` are the labels that operations with constant sizes saw side by side, with the module.
+    ``runs`` are the labels that operations with constant sizes saw side by side, with the module; ``adapting_runs``
+    are those of operations inside calls that adapt.
     ``read`` and ``given`` are labels of which a module's code read the number, or laid a tensor out by one.
     ``free_axis`` is the axis of a requested shape whose length is given as -1, and so adapts.
     """
@@ -56,6 +57,7 @@ class TraceContext:
     runs: list[tuple[str, tuple[np.ndarray, ...]]] = field(default_factory=list)
     read: list[tuple[str, np.ndarray]] = field(default_factory=list)
     given: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    adapting_runs: list[tuple[str, tuple[np.ndarray, ...]]] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
     _known: dict[int, _Known] = field(default_factory=dict)
     _fresh: dict[int, weakref.ref[torch.Tensor]] = field(default_factory=dict)
@@ -175,8 +177,8 @@ class TraceContext:
     def saw(self, *runs: np.ndarray) -> None:
         """The user's code may know the lengths of these runs of labels."""
         seen = tuple(labels.reshape(-1) for labels in runs if labels.size > 1)
-        if seen and not self.adapts:
-            self.runs.append((self.module, seen))
+        if seen:
+            (self.adapting_runs if self.adapts else self.runs).append((self.module, seen))
 
     def inexact(self, labels: np.ndarray, text: str) -> None:
         """Zeroing these labels is not the same as removing them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ def candidates(model: nn.Module, calls: Sequence[Runs]) -> list[Candidate]:
     The code of a module may also ask its children: ``self.block.width``.
     """
     found: dict[tuple[str, str], Candidate] = {}
+    others: dict[tuple[str, str], dict[bytes, np.ndarray]] = {}
     modules = dict(model.named_modules())
     for name, runs in calls:
         near = {name: modules[name], **{f"{name}.{c}".lstrip("."): m for c, m in modules[name].named_children()}}
@@ -63,7 +65,11 @@ def candidates(model: nn.Module, calls: Sequence[Runs]) -> list[Candidate]:
                 known = found.get((path, number))
                 if known is None or known.alone > alone:
                     found[path, number] = Candidate(path, type(module), number, labels, name, alone)
-    return list(found.values())
+                others.setdefault((path, number), {}).setdefault(labels.tobytes(), labels)
+    return [
+        replace(c, others=tuple(o for o in others[at].values() if not np.array_equal(o, c.labels)))
+        for at, c in found.items()
+    ]
 
 
 def _seen(module: nn.Module, runs: Sequence[np.ndarray]) -> list[tuple[str, np.ndarray, bool]]:
@@ -72,8 +78,7 @@ def _seen(module: nn.Module, runs: Sequence[np.ndarray]) -> list[tuple[str, np.n
     found: list[tuple[str, np.ndarray, bool]] = []
     for attribute, value in module.__dict__.items():
         if type(value) is int:
-            if value in lengths:
-                found.append((attribute, runs[lengths.index(value)], False))
+            found += [(attribute, run, False) for run in runs if run.size == value]
         elif type(value) in (tuple, list) and value and all(type(v) is int for v in value):
             at = _position(list(value), lengths)
             if at is not None:

@@ -61,7 +61,8 @@ class CountedCall:
 class Candidate:
     """A number of a user's module with the value that a run of ``labels`` has as its length, in module ``seen``.
 
-    ``alone``: it is in a tuple of which the other numbers were not seen together with it.
+    ``alone``: it is in a tuple of which the other numbers were not seen together with it. ``others``: further runs that
+    are as long, which have to go together with the first if the number stands for them, too.
     """
 
     module: str
@@ -70,11 +71,13 @@ class Candidate:
     labels: np.ndarray
     seen: str
     alone: bool
+    others: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class SameWidth:
-    """Two runs of equally many labels in a module whose code reads the number of one and lays the other out by one."""
+    """Two runs of equally many labels in a module whose code may take their numbers to be equal: ``read`` of one
+    tensor, and ``given`` for the size of another; or one attribute stands for both."""
 
     module: str
     read: np.ndarray
@@ -114,6 +117,7 @@ class Trace:
     calls: dict[str, CallShapes] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
     same_widths: list[SameWidth] = field(default_factory=list)
+    elsewhere: list[Candidate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     counted: list[CountedCall] = field(default_factory=list)
     uncounted: list[str] = field(default_factory=list)

@@ -15,10 +15,11 @@ from channelwise.graph.context import TraceContext, tensors_in
 from channelwise.graph.dispatch import LabelMode
 from channelwise.graph.labels import LabelSpace
 from channelwise.graph.modules import ModuleTracker
-from channelwise.graph.numbers import candidates
-from channelwise.graph.recording import Trace, label_tensors, named_tensors, same_widths
+from channelwise.graph.numbers import attribute_of, candidates
+from channelwise.graph.recording import Candidate, Trace, label_tensors, named_tensors, same_widths
 from channelwise.graph.structure import Cause, Reason
-from channelwise.graph.watch import FunctionWatch, ask_where_widths_are_read
+from channelwise.graph.watch import FunctionWatch, ask_where_widths_are_read, names_reached
+from channelwise.graph.ways import candidates_elsewhere
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +86,20 @@ def run_labelled(
         for m in ctx.maps(tensor):
             trace.space.freeze(m.labels, Reason("output", "", "an output of the network", Cause.OUTPUT))
     if record:
+        modules = dict(model.named_modules())
         trace.macs = ctx.macs
-        trace.candidates = candidates(model, ctx.runs)
+        trace.candidates = [c for c in candidates(model, ctx.runs) if _mentioned(c, modules)]
         trace.same_widths = same_widths(ctx.read, ctx.given)
+        trace.elsewhere = candidates_elsewhere(model, [*ctx.adapting_runs, *ctx.runs])
     ctx.touched = {id(t) for t in stored.values()} & ctx.touched
     return ctx, outputs
+
+
+def _mentioned(candidate: Candidate, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the code that ran may read this number: that of its own module, or that of the module above."""
+    readers = (modules[candidate.module], modules[candidate.seen])
+    name = attribute_of(candidate.attribute)
+    return any("forward" in m.__dict__ or name in names_reached(type(m), "forward") for m in readers)
 
 
 def output_tensors(output: Any) -> list[torch.Tensor]:

@@ -2,73 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import nn
 
-from channelwise.graph.channels import build, components, group_labels
-from channelwise.graph.comparing import difference, difference_in_double, gap, in_doubt, run_once, seed_generators
-from channelwise.graph.context import tensors_in
-from channelwise.graph.labels import LabelSpace, Question
-from channelwise.graph.recording import Followed, Trace
-from channelwise.graph.slim_labels import only_ones, slim_labels
+from channelwise.graph.channels import build, group_labels
+from channelwise.graph.labels import Question
+from channelwise.graph.questions import Asked, Membership, Site, asked_of, sites_of
+from channelwise.graph.recording import Followed, SameWidth, Trace
 from channelwise.graph.structure import Cause, Reason, Structure
-from channelwise.graph.tracer import doubled, run_labelled
-from channelwise.graph.trials import Kept, removed_in, trials
+from channelwise.graph.tryout import Failure, Tryout
 
 logger = logging.getLogger(__name__)
 
-Surgeon = Callable[[Structure, Kept], nn.Module]
-Site = tuple[type | str, int]
-"""A place in the code of a class: the how-manieth question in a module of it."""
-
-Trial = tuple[int, bool]
-"""Which selection is tried, and whether in train mode."""
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """What went wrong with some groups pruned; ``suspects`` are the groups that look guilty, if anything tells.
-
-    ``module``: where the model's code raised. ``trial``: which selection showed it.
-    """
-
-    text: str
-    suspects: frozenset[str] = frozenset()
-    raised: bool = False
-    module: str = ""
-    trial: Trial = (0, False)
-
-
-Asked = dict[str, list[Question]]
-"""The groups with questions, and all questions about each."""
-
-_Attempt = tuple[Structure, Asked, _Failure | None]
+_Attempt = tuple[Structure, Asked, Failure | None]
 """A structure, its groups with questions, and what went wrong with all of them pruned."""
+
+_Join = tuple[int, int]
+"""Two runs of labels that were joined, by their ids."""
 
 
 @dataclass(frozen=True)
 class Verifier:
-    """Runs pruned models of a traced one.
-
-    ``slim`` and ``masked`` build the slim and the masked model of a selection from weights of which none is constant.
-    ``trains``: the model runs in train mode and does something else there, which is tried, too.
-    """
+    """Answers the questions of a trace by trying pruned models out."""
 
     trace: Trace
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    slim: Surgeon
-    masked: Surgeon
-    trains: bool = False
+    tryout: Tryout
 
     def run(self) -> Structure:
         """The structure in which every questioned group has been seen to adapt, or is frozen with the reason.
@@ -80,8 +41,8 @@ class Verifier:
         banned: list[tuple[np.ndarray, Reason]] = []
         following: set[Followed] = set()
         tried: set[Followed] = set()
-        tried_classes: set[type] = set()
-        sites = _sites(self.trace)
+        joined: set[_Join] = set()
+        sites = sites_of(self.trace)
         met: set[frozenset[Site]] = set()
         structure, asked, failure = self._attempt(banned, following)
         while failure is not None:
@@ -91,7 +52,7 @@ class Verifier:
                 structure, asked, failure = attempt
                 following |= more
                 continue
-            attempt = self._with_joined_widths(following, failure, asked, tried_classes)
+            attempt = self._with_joined_widths(following, failure, asked, joined)
             if attempt is not None:
                 logger.debug("verification: equally wide channels go together now: %s", failure.text)
                 structure, asked, failure = attempt
@@ -99,7 +60,7 @@ class Verifier:
             # Where the same code failed in another module of its class, a failure here is not another story.
             places = {name: frozenset(sites[id(question)] for question in asked[name]) for name in asked}
             again = [name for name in asked if places[name] in met]
-            guilty = again if failure.suspects & set(again) else self._guilty(structure, sorted(asked), failure)
+            guilty = again if failure.suspects & set(again) else self.tryout.guilty(structure, sorted(asked), failure)
             met |= {places[name] for name in guilty}
             logger.debug("verification: %s because of %s", sorted(guilty), failure.text)
             banned = [self._ban(structure, name, asked[name][-1], failure.text) for name in guilty]
@@ -107,7 +68,7 @@ class Verifier:
         return self._fewest(structure, following)
 
     def _with_more_numbers(
-        self, following: set[Followed], failure: _Failure, asked: Asked, tried: set[Followed]
+        self, following: set[Followed], failure: Failure, asked: Asked, tried: set[Followed]
     ) -> tuple[_Attempt | None, set[Followed]]:
         """An attempt in which this failure is gone as more numbers follow, and these numbers; those are now tried."""
         likely, all_of_them = (self._keepers(failure, asked, alone) for alone in (False, True))
@@ -122,26 +83,41 @@ class Verifier:
         return None, set()
 
     def _with_joined_widths(
-        self, following: set[Followed], failure: _Failure, asked: Asked, tried: set[type]
+        self, following: set[Followed], failure: Failure, asked: Asked, tried: set[_Join]
     ) -> _Attempt | None:
         """An attempt in which this failure is gone as channels that must be equally many go together, index by index.
 
-        ``x.reshape(n, t, c)`` with the ``c`` of another tensor is right as long as both keep equally many.
+        ``x.reshape(n, t, c)`` with the ``c`` of another tensor is right as long as both keep equally many; so is code
+        in which one number stands for several runs of channels.
         """
-        space = self.trace.space
         classes = {self.trace.types[place] for place in self._places(failure, asked) if place in self.trace.types}
-        pairs = [same for same in self.trace.same_widths if self.trace.types[same.module] in classes - tried]
-        tried |= classes
-        if not pairs:
-            return None
+        by_number = [
+            SameWidth(c.module, c.labels, other)
+            for c in self.trace.candidates
+            if (c.cls, c.attribute) in following and {c.cls, self.trace.types[c.seen]} & classes
+            for other in c.others
+        ]
+        by_size = [same for same in self.trace.same_widths if self.trace.types[same.module] in classes]
+        for pairs in (by_number, by_size, by_number + by_size):
+            joins = {(id(same.read), id(same.given)) for same in pairs}
+            if joins <= tried:
+                continue
+            attempt = self._joined(pairs, following, failure)
+            if attempt is not None:
+                tried |= joins
+                return attempt
+        tried |= {(id(same.read), id(same.given)) for same in by_number + by_size}
+        return None
+
+    def _joined(self, pairs: Sequence[SameWidth], following: set[Followed], failure: Failure) -> _Attempt | None:
+        """An attempt with these runs joined; None, and all as before, if they had to stay or the failure was there."""
+        space = self.trace.space
         before = len(space.pairs)
         for same in pairs:
             space.join(same.read, same.given)
         attempt = self._attempt((), following)
-        structure, _, found = attempt
-        alive = _Membership(self.trace, structure).of_label
-        lives = any((alive[same.read] >= 0).any() for same in pairs)
-        if lives and (found is None or (found.text, found.module) != (failure.text, failure.module)):
+        alive = Membership(self.trace, attempt[0]).of_label
+        if any((alive[same.read] >= 0).any() for same in pairs) and not failure.is_like(attempt[2]):
             return attempt
         del space.pairs[before:]
         space.solved = None
@@ -150,8 +126,8 @@ class Verifier:
     def _attempt(self, banned: Sequence[tuple[np.ndarray, Reason]], following: Collection[Followed]) -> _Attempt:
         """The structure, its groups with questions, and what went wrong with all of them pruned."""
         structure = build(self.trace, banned, following)
-        asked = _asked(self.trace, structure)
-        return structure, asked, self.check(structure, sorted(asked)) if asked else None
+        asked = asked_of(self.trace, structure)
+        return structure, asked, self.tryout.check(structure, sorted(asked)) if asked else None
 
     def _fewest(self, structure: Structure, following: set[Followed]) -> Structure:
         """The same without numbers that just happen to be as large as a number of channels."""
@@ -162,7 +138,7 @@ class Verifier:
                 structure, following = trial, following - {one}
         return structure
 
-    def _keepers(self, failure: _Failure, asked: Asked, alone: bool) -> set[Followed]:
+    def _keepers(self, failure: Failure, asked: Asked, alone: bool) -> set[Followed]:
         """The numbers that may be the reason of a failure: of modules where it was raised, or questions are from.
 
         ``alone``: also those that may be in a tuple by chance.
@@ -173,207 +149,14 @@ class Verifier:
             places |= {".".join(path[:depth]) for depth in range(len(path))}
         return {(c.cls, c.attribute) for c in self.trace.candidates if c.seen in places and alone >= c.alone}
 
-    def _places(self, failure: _Failure, asked: Asked) -> set[str]:
+    def _places(self, failure: Failure, asked: Asked) -> set[str]:
         """The module where the code raised, else those that the questions about the suspects are from."""
         if failure.raised:
             return {failure.module}
         return {asked[name][-1].reason.module for name in failure.suspects & set(asked) or set(asked)}
-
-    def check(self, structure: Structure, names: Sequence[str], only: Trial | None = None) -> _Failure | None:
-        """Prune part of these groups, in several ways or in one: the first failure."""
-        modes = (False, True) if self.trains else (False,)
-        several = [(number, train) for number in trials(structure, names) for train in modes]
-        for trial in several if only is None else (only,):
-            failure = self._check(structure, frozenset(names), trial)
-            if failure is not None:
-                return replace(failure, trial=trial)
-        return None
-
-    def _check(self, structure: Structure, wanted: frozenset[str], trial: Trial) -> _Failure | None:
-        """In one trial: is the slim model the masked one, and where none can be, do the same labels meet?"""
-        number, train = trial
-        comparable = frozenset(g.name for g in structure.groups if not g.slim_only) & wanted
-        # Of these the outputs tell: a new tensor may just happen to have as many elements as there are channels.
-        told = comparable - self._in_questioned_norms(structure)
-        if not wanted <= told:
-            failure, _ = self._labels_meet(structure, removed_in(structure, wanted, number), train)
-            if failure is not None and (failure.raised or not failure.suspects <= told):
-                return failure
-        # Code may be right only where groups before and behind a norm lose in proportion: one kind alone shows it.
-        exact = frozenset(g.name for g in structure.groups if g.exact) & wanted
-        for some in dict.fromkeys((comparable, exact)):
-            if not some:
-                continue
-            kept = removed_in(structure, some, number)
-            failure, outputs = self._outputs(structure, kept, train)
-            if failure is not None and failure.raised:
-                return failure
-            text = self._compare(structure, kept, outputs, train)
-            if text is not None:
-                return _Failure(text)
-        return None
-
-    def _outputs(self, structure: Structure, kept: Kept, train: bool) -> tuple[_Failure | None, list[torch.Tensor]]:
-        """The outputs of a slim model; if its code raises, labels tell where."""
-        try:
-            return None, self._run(self.slim(structure, kept), train)
-        except Exception:
-            return self._labels_meet(structure, kept, train)
-
-    def _in_questioned_norms(self, structure: Structure) -> set[str]:
-        """Groups in norms whose code may know numbers: the masked model runs that code on the kept channels as well."""
-        questioned = {question.reason.module for question in self.trace.space.questions}
-        return {g.name for g in structure.groups if not questioned.isdisjoint(g.norms)}
-
-    def _compare(self, structure: Structure, kept: Kept, outputs: list[torch.Tensor], train: bool) -> str | None:
-        """What differs between these outputs of a slim model and those of the masked one."""
-        expected = self._run(self.masked(structure, kept), train)
-        if train and gap(self._run(self.masked(structure, kept), train, seed=1), expected) > 0:
-            return None  # random numbers decide
-        text = difference(outputs, expected)
-        if text is None and not train and in_doubt(outputs, expected):
-            models = partial(self.slim, structure, kept), partial(self.masked, structure, kept)
-            text = difference_in_double(*models, self.args, self.kwargs)
-        return text
-
-    def _run(self, model: nn.Module, train: bool, seed: int = 0) -> list[torch.Tensor]:
-        if not train:
-            return run_once(model, self.args, self.kwargs, seed=seed)
-        # In train mode buffers change, which pruned models may share.
-        return run_once(copy.deepcopy(model), *self._arguments(train), train=True, seed=seed)
-
-    def _arguments(self, train: bool) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        if train and self.trace.batch == 1:
-            return doubled(list(self.args)), doubled(dict(self.kwargs))
-        return self.args, self.kwargs
-
-    def _labels_meet(self, structure: Structure, kept: Kept, train: bool) -> tuple[_Failure | None, list[torch.Tensor]]:
-        """Trace the slim model with the channels as labels: only slots of one channel may meet."""
-        channel = components(self.trace.space)
-        frozen = np.zeros(int(channel.max()) + 1, bool)
-        frozen[channel[list(self.trace.space.reasons)]] = True
-        # One channel alone fills its axes, so that a trace sees it stay, as it would in any case.
-        frozen[only_ones(self.trace, structure, kept, channel)] = True
-        second = Trace(LabelSpace(count=frozen.size), {}, {})
-        second.tensors = slim_labels(self.trace, structure, kept, channel)
-        try:
-            model = self.slim(structure, kept)
-            model = copy.deepcopy(model).train() if train else model
-        except Exception as error:
-            # Not the user's code: surgery does not know a module of this kind, so its channels stay.
-            logger.warning("a slim model cannot be built: %s: %s; its channels stay", type(error).__name__, error)
-            return _Failure(
-                f"no slim model can be built ({type(error).__name__}: {_first_line(error)})", raised=True
-            ), []
-        try:
-            args, kwargs = self._arguments(train)
-            seed_generators(tensors_in([list(args), dict(kwargs)]), 0)
-            _, output = run_labelled(model, args, kwargs, second, record=False, freeze_outputs=False)
-        except Exception as error:
-            # Whatever the user's code raises with fewer channels: it does not adapt.
-            module = getattr(error, "_channelwise_module", "")
-            text = f"with fewer channels the model's code raises {type(error).__name__}: {_first_line(error)}"
-            return _Failure(text, frozenset(_asked_in(self.trace, structure, module)), True, module), []
-        a, b = second.space.all_pairs()
-        known = np.concatenate([frozen, np.ones(max(second.space.count - frozen.size, 0), bool)])
-        wrong = (a != b) & ~(known[a] & known[b])
-        if wrong.any():
-            guilty = np.unique(np.concatenate([a[wrong], b[wrong]]))
-            membership = _Membership(self.trace, structure)
-            names = membership.names_of(membership.of_channel[guilty[guilty < frozen.size]])
-            return _Failure("with fewer channels other channels meet than before", frozenset(names)), output
-        return None, output
-
-    def _guilty(self, structure: Structure, names: Sequence[str], failure: _Failure) -> list[str]:
-        """The groups that make the check fail, found by bisection among the suspects first."""
-        suspects = [n for n in names if n in failure.suspects]
-        known: dict[str, Any] = {"trial": failure.trial, "fails": len(suspects) == len(names), "likely": True}
-        if suspects and (found := self._bisect(structure, suspects, **known)):
-            return found
-        return self._bisect(structure, names, failure.trial, fails=True)
-
-    def _bisect(
-        self, structure: Structure, names: Sequence[str], trial: Trial, fails: bool, likely: bool = False
-    ) -> list[str]:
-        """Groups among these that make the check fail.
-
-        ``fails``: it is known to fail with all of them pruned; ``likely``: that is assumed until one is left.
-        """
-        if not fails and not (likely and len(names) > 1):
-            if self.check(structure, names, trial) is None:
-                return []
-            fails = True
-        if len(names) == 1:
-            return list(names)
-        half = len(names) // 2
-        found = self._bisect(structure, names[:half], trial, fails=False)
-        found += self._bisect(structure, names[half:], trial, fails=False, likely=not found)
-        return found if found or not fails else [self._last_of_several(structure, names, trial)]
-
-    def _last_of_several(self, structure: Structure, names: Sequence[str], trial: Trial) -> str:
-        """The check fails with all of these but with neither half: the one that completes the first failing run."""
-        passes, fails = len(names) // 2, len(names)
-        while fails - passes > 1:
-            middle = (passes + fails) // 2
-            if self.check(structure, names[:middle], trial) is None:
-                passes = middle
-            else:
-                fails = middle
-        return names[fails - 1]
 
     def _ban(self, structure: Structure, name: str, question: Question, text: str) -> tuple[np.ndarray, Reason]:
         asked = question.reason
         return group_labels(self.trace, structure.group(name)), Reason(
             asked.operation, asked.module, f"{asked.text}, and {text}", Cause.CODE
         )
-
-
-def _sites(trace: Trace) -> dict[int, Site]:
-    """The site of every question, by the question's id."""
-    counts: Counter[str] = Counter()
-    found = {}
-    for question in trace.space.questions:
-        module = question.reason.module
-        found[id(question)] = (trace.types.get(module, module), counts[module])
-        counts[module] += 1
-    return found
-
-
-class _Membership:
-    """Which group every label is in."""
-
-    def __init__(self, trace: Trace, structure: Structure) -> None:
-        channel = components(trace.space)
-        group_of = np.full(int(channel.max()) + 1, -1)
-        for number, group in enumerate(structure.groups):
-            slots = group.slots[0]
-            axis = trace.tensors[slots.tensor].axes[slots.axis]
-            assert axis is not None
-            group_of[channel[axis[slots.index[:, 0]]]] = number
-        self.names = [group.name for group in structure.groups]
-        self.of_channel, self.of_label = group_of, group_of[channel]
-
-    def names_of(self, groups: np.ndarray) -> set[str]:
-        """The names of groups, given by their numbers; -1 is none."""
-        return {self.names[k] for k in np.unique(groups).tolist() if k >= 0}
-
-
-def _asked(trace: Trace, structure: Structure) -> Asked:
-    """The groups touched by questions."""
-    membership = _Membership(trace, structure)
-    found: Asked = {}
-    for question in trace.space.questions:
-        for name in membership.names_of(membership.of_label[question.labels]):
-            found.setdefault(name, []).append(question)
-    return found
-
-
-def _asked_in(trace: Trace, structure: Structure, module: str) -> set[str]:
-    """The groups touched by questions of a module."""
-    asked = [q.labels for q in trace.space.questions if q.reason.module == module]
-    membership = _Membership(trace, structure)
-    return membership.names_of(membership.of_label[np.concatenate(asked)]) if asked else set()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:160]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import cache
-from inspect import signature
+from inspect import signature, unwrap
 from pathlib import Path
 from typing import Any
 
@@ -156,19 +156,22 @@ def ask_where_widths_are_read(model: nn.Module, trace: Trace) -> None:
 @cache
 def _reads_widths(cls: Any) -> bool:
     """Whether ``forward``, or a method that it names, reads such an attribute in code that is not torch's own."""
-    reached, todo = {"forward"}, ["forward"]
+    return bool(names_reached(cls, "forward") & _WIDTHS)
+
+
+def names_reached(cls: Any, start: str) -> frozenset[str]:
+    """All names in the code of a method and of the methods that it names, as far as it is not torch's own code."""
+    reached, todo = {start}, {start}
     while todo:
         method = getattr(cls, todo.pop(), None)
-        function = method.fget if isinstance(method, property) else method
+        function = unwrap(method.fget if isinstance(method, property) else method)  # type: ignore[arg-type]
         code = getattr(function, "__code__", None)
         if code is None or code.co_filename.startswith(_OF_TORCH):
             continue
         names = _names_in(code)
-        if names & _WIDTHS:
-            return True
-        todo += names - reached
+        todo |= names - reached
         reached |= names
-    return False
+    return frozenset(reached)
 
 
 def _names_in(code: Any) -> set[str]:

@@ -15,6 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from channelwise.graph.numbers import number_of, with_numbers
 from channelwise.graph.structure import Size, Structure
+from channelwise.graph.ways import readers
 from channelwise.surgery.slicing import NUMBERS
 
 Shape = tuple[int, ...]
@@ -173,7 +174,9 @@ def set_followed(module: nn.Module, numbers: Mapping[str, int]) -> None:
     """Set numbers that follow the channels, and note on the module which: files and state dicts have to hold them."""
     module.__dict__.update(with_numbers(module.__dict__, numbers))
     known = module.__dict__.get(_FOLLOWED, ())
-    if not known:
+    # With the hook a pickle of the model needs channelwise. What `forward` does not read is not worth that.
+    handed_over = [name for name in known if not readers(type(module), name)]
+    if not handed_over and not all(readers(type(module), name) for name in numbers):
         module.register_state_dict_post_hook(_hand_over)
     module.__dict__[_FOLLOWED] = tuple(sorted({*known, *numbers}))
 

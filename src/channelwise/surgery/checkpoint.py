@@ -20,6 +20,7 @@ from torch import nn
 from channelwise.errors import InvalidArgumentError, ResultsFileError, UnsupportedModelError
 from channelwise.files import Record, first_problem, sync_folder, writing
 from channelwise.graph.structure import Structure
+from channelwise.graph.ways import readers
 from channelwise.modelcheck import describe
 from channelwise.surgery.attributes import fixer_of, followed_numbers
 from channelwise.surgery.counts import counts_from_shapes
@@ -105,7 +106,8 @@ def load(
             ``requires_grad``; its tensors get the saved shapes, values and dtypes. Unchanged if anything is wrong.
         source: a file written by `save`, or the ``state_dict`` of a slim model.
         structure: only for a ``state_dict``: the trace of ``model``, which tells the sizes of layers without tensors
-            (norms without affine parameters, ``Unflatten``) that shapes alone do not show.
+            (norms without affine parameters, ``Unflatten``) that shapes alone do not show, and the numbers that only
+            other ways through a module than ``forward`` read.
 
     Returns:
         ``model``.
@@ -189,8 +191,8 @@ def _load_state(model: nn.Module, state: Mapping[str, Any], structure: Structure
                     f"the buffer {name} loses channels but is not part of a state dict (it is not persistent); "
                     "use channelwise.save and channelwise.load with a file"
                 )
-    elif getattr(state, "_metadata", None) is None:
-        _mention_numbers(model, present, tensors)
+    else:
+        _mention_numbers(model, present, tensors, has_metadata=getattr(state, "_metadata", None) is not None)
     install(model, present, tensors, attributes=_numbers_of(state), structure=structure, counts=counts)
 
 
@@ -204,9 +206,12 @@ def _numbers_of(state: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
 
 def _mention_numbers(
-    model: nn.Module, present: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
+    model: nn.Module, present: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], *, has_metadata: bool
 ) -> None:
-    """Nothing tells which numbers in the users' modules have to follow the channels: say where there may be some."""
+    """Nothing tells which numbers in the users' modules have to follow the channels: say where there may be some.
+
+    The metadata of a state dict holds those that ``forward`` needs, not those of other ways through a module.
+    """
     for path, module in model.named_modules():
         if type(module).__module__.startswith("torch.nn."):
             continue
@@ -218,10 +223,14 @@ def _mention_numbers(
             if old != new
         }
         numbers = [name for name, value in vars(module).items() if type(value) is int and value in lost]
+        if has_metadata:
+            numbers = [name for name in numbers if readers(type(module), name)]
         if numbers:
             log.warning(
-                "This state dict has lost the metadata that torch gives it, so %s of %r stays as it is. If the code "
+                "This state dict %s, so %s of %r stays as it is. If the code "
                 "needs it, give structure=channelwise.trace(model, inputs), or use channelwise.save.",
+                "holds the numbers that `forward` needs only" if has_metadata
+                else "has lost the metadata that torch gives it",
                 numbers[0], path or type(model).__name__,
             )  # fmt: skip
             return

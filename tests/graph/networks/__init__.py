@@ -11,6 +11,7 @@ from tests.graph.networks import (  # noqa: F401  (importing registers)
     inputs_outputs,
     norms,
     numbers,
+    other_ways,
     regions,
     shapes,
     spatial,

@@ -238,3 +238,23 @@ class SharedNumbers(nn.Module):
         for block in self.blocks:
             x = x + block(x)
         return self.head(x)
+
+
+@network("numbers", smaller=("first.weight", "parts.0.weight", "parts.1.weight"))
+class OneNumberForSeveral(nn.Module):
+    """Cascaded groups: queries and keys of every head are split off by one number, values by another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key_dim, self.value_dim = 6, 10
+        self.first, self.head = nn.Conv2d(3, 20, 3, padding=1), nn.Conv2d(20, 4, 1)
+        self.parts = nn.ModuleList(nn.Conv2d(10, 22, 1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs, carried = [], 0
+        for part, piece in zip(self.parts, self.first(x).chunk(2, 1), strict=True):
+            q, k, v = part(piece + carried).split([self.key_dim, self.key_dim, self.value_dim], 1)
+            weights = (q.flatten(2).transpose(1, 2) @ k.flatten(2)).softmax(-1)
+            carried = (v.flatten(2) @ weights.transpose(1, 2)).view(v.shape[0], self.value_dim, *v.shape[2:])
+            outputs.append(carried)
+        return self.head(torch.cat(outputs, 1))

@@ -1,0 +1,65 @@
+"""Which channel groups the questions of a trace are about, and where they were asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from channelwise.graph.channels import components
+from channelwise.graph.labels import Question
+from channelwise.graph.recording import Trace
+from channelwise.graph.structure import Structure
+
+Asked = dict[str, list[Question]]
+"""The groups with questions, and all questions about each."""
+
+Site = tuple[type | str, int]
+"""A place in the code of a class: the how-manieth question in a module of it."""
+
+
+class Membership:
+    """Which group every label is in."""
+
+    def __init__(self, trace: Trace, structure: Structure) -> None:
+        channel = components(trace.space)
+        group_of = np.full(int(channel.max()) + 1, -1)
+        for number, group in enumerate(structure.groups):
+            slots = group.slots[0]
+            axis = trace.tensors[slots.tensor].axes[slots.axis]
+            assert axis is not None
+            group_of[channel[axis[slots.index[:, 0]]]] = number
+        self.names = [group.name for group in structure.groups]
+        self.of_channel, self.of_label = group_of, group_of[channel]
+
+    def names_of(self, groups: np.ndarray) -> set[str]:
+        """The names of groups, given by their numbers; -1 is none."""
+        return {self.names[k] for k in np.unique(groups).tolist() if k >= 0}
+
+
+def asked_of(trace: Trace, structure: Structure) -> Asked:
+    """The groups touched by questions."""
+    membership = Membership(trace, structure)
+    found: Asked = {}
+    for question in trace.space.questions:
+        for name in membership.names_of(membership.of_label[question.labels]):
+            found.setdefault(name, []).append(question)
+    return found
+
+
+def asked_in(trace: Trace, structure: Structure, module: str) -> set[str]:
+    """The groups touched by questions of a module."""
+    asked = [q.labels for q in trace.space.questions if q.reason.module == module]
+    membership = Membership(trace, structure)
+    return membership.names_of(membership.of_label[np.concatenate(asked)]) if asked else set()
+
+
+def sites_of(trace: Trace) -> dict[int, Site]:
+    """The site of every question, by the question's id."""
+    counts: Counter[str] = Counter()
+    found = {}
+    for question in trace.space.questions:
+        module = question.reason.module
+        found[id(question)] = (trace.types.get(module, module), counts[module])
+        counts[module] += 1
+    return found

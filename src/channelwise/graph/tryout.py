@@ -1,0 +1,218 @@
+"""Try a pruned model out: do the same channels meet in it, and is it the masked one? If not, who is guilty?"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from channelwise.graph.channels import components
+from channelwise.graph.comparing import difference, difference_in_double, gap, in_doubt, run_once, seed_generators
+from channelwise.graph.context import tensors_in
+from channelwise.graph.labels import LabelSpace
+from channelwise.graph.questions import Membership, asked_in
+from channelwise.graph.recording import Trace
+from channelwise.graph.slim_labels import only_ones, slim_labels
+from channelwise.graph.structure import Structure
+from channelwise.graph.tracer import doubled, run_labelled
+from channelwise.graph.trials import Kept, removed_in, trials
+
+logger = logging.getLogger(__name__)
+
+Surgeon = Callable[[Structure, Kept], nn.Module]
+
+Trial = tuple[int, bool]
+"""Which selection is tried, and whether in train mode."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong with some groups pruned; ``suspects`` are the groups that look guilty, if anything tells.
+
+    ``module``: where the model's code raised. ``trial``: which selection showed it.
+    """
+
+    text: str
+    suspects: frozenset[str] = frozenset()
+    raised: bool = False
+    module: str = ""
+    trial: Trial = (0, False)
+
+    def is_like(self, other: Failure | None) -> bool:
+        """Whether the other is the same but for the numbers that it names."""
+        if other is None or self.module != other.module:
+            return False
+        return _NUMBER.sub("", self.text) == _NUMBER.sub("", other.text)
+
+
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class Tryout:
+    """Builds and runs pruned models of a traced one.
+
+    ``slim`` and ``masked`` build the slim and the masked model of a selection from weights of which none is constant.
+    ``trains``: the model runs in train mode and does something else there, which is tried, too.
+    """
+
+    trace: Trace
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    slim: Surgeon
+    masked: Surgeon
+    trains: bool = False
+
+    def check(self, structure: Structure, names: Sequence[str], only: Trial | None = None) -> Failure | None:
+        """Prune part of these groups, in several ways or in one: the first failure."""
+        modes = (False, True) if self.trains else (False,)
+        several = [(number, train) for number in trials(structure, names) for train in modes]
+        for trial in several if only is None else (only,):
+            failure = self._check(structure, frozenset(names), trial)
+            if failure is not None:
+                return replace(failure, trial=trial)
+        return None
+
+    def _check(self, structure: Structure, wanted: frozenset[str], trial: Trial) -> Failure | None:
+        """In one trial: is the slim model the masked one, and where none can be, do the same labels meet?"""
+        number, train = trial
+        comparable = frozenset(g.name for g in structure.groups if not g.slim_only) & wanted
+        # Of these the outputs tell: a new tensor may just happen to have as many elements as there are channels.
+        told = comparable - self._in_questioned_norms(structure)
+        if not wanted <= told:
+            failure, _ = self._labels_meet(structure, removed_in(structure, wanted, number), train)
+            if failure is not None and (failure.raised or not failure.suspects <= told):
+                return failure
+        # Code may be right only where groups before and behind a norm lose in proportion: one kind alone shows it.
+        exact = frozenset(g.name for g in structure.groups if g.exact) & wanted
+        for some in dict.fromkeys((comparable, exact)):
+            if not some:
+                continue
+            kept = removed_in(structure, some, number)
+            failure, outputs = self._outputs(structure, kept, train)
+            if failure is not None and failure.raised:
+                return failure
+            text = self._compare(structure, kept, outputs, train)
+            if text is not None:
+                return Failure(text)
+        return None
+
+    def _outputs(self, structure: Structure, kept: Kept, train: bool) -> tuple[Failure | None, list[torch.Tensor]]:
+        """The outputs of a slim model; if its code raises, labels tell where."""
+        try:
+            return None, self._run(self.slim(structure, kept), train)
+        except Exception:
+            return self._labels_meet(structure, kept, train)
+
+    def _in_questioned_norms(self, structure: Structure) -> set[str]:
+        """Groups in norms whose code may know numbers: the masked model runs that code on the kept channels as well."""
+        questioned = {question.reason.module for question in self.trace.space.questions}
+        return {g.name for g in structure.groups if not questioned.isdisjoint(g.norms)}
+
+    def _compare(self, structure: Structure, kept: Kept, outputs: list[torch.Tensor], train: bool) -> str | None:
+        """What differs between these outputs of a slim model and those of the masked one."""
+        expected = self._run(self.masked(structure, kept), train)
+        if train and gap(self._run(self.masked(structure, kept), train, seed=1), expected) > 0:
+            return None  # random numbers decide
+        text = difference(outputs, expected)
+        if text is None and not train and in_doubt(outputs, expected):
+            models = partial(self.slim, structure, kept), partial(self.masked, structure, kept)
+            text = difference_in_double(*models, self.args, self.kwargs)
+        return text
+
+    def _run(self, model: nn.Module, train: bool, seed: int = 0) -> list[torch.Tensor]:
+        if not train:
+            return run_once(model, self.args, self.kwargs, seed=seed)
+        # In train mode buffers change, which pruned models may share.
+        return run_once(copy.deepcopy(model), *self._arguments(train), train=True, seed=seed)
+
+    def _arguments(self, train: bool) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        if train and self.trace.batch == 1:
+            return doubled(list(self.args)), doubled(dict(self.kwargs))
+        return self.args, self.kwargs
+
+    def _labels_meet(self, structure: Structure, kept: Kept, train: bool) -> tuple[Failure | None, list[torch.Tensor]]:
+        """Trace the slim model with the channels as labels: only slots of one channel may meet."""
+        channel = components(self.trace.space)
+        frozen = np.zeros(int(channel.max()) + 1, bool)
+        frozen[channel[list(self.trace.space.reasons)]] = True
+        # One channel alone fills its axes, so that a trace sees it stay, as it would in any case.
+        frozen[only_ones(self.trace, structure, kept, channel)] = True
+        second = Trace(LabelSpace(count=frozen.size), {}, {})
+        second.tensors = slim_labels(self.trace, structure, kept, channel)
+        try:
+            model = self.slim(structure, kept)
+            model = copy.deepcopy(model).train() if train else model
+        except Exception as error:
+            # Not the user's code: surgery does not know a module of this kind, so its channels stay.
+            logger.warning("a slim model cannot be built: %s: %s; its channels stay", type(error).__name__, error)
+            return Failure(
+                f"no slim model can be built ({type(error).__name__}: {_first_line(error)})", raised=True
+            ), []
+        try:
+            args, kwargs = self._arguments(train)
+            seed_generators(tensors_in([list(args), dict(kwargs)]), 0)
+            _, output = run_labelled(model, args, kwargs, second, record=False, freeze_outputs=False)
+        except Exception as error:
+            # Whatever the user's code raises with fewer channels: it does not adapt.
+            module = getattr(error, "_channelwise_module", "")
+            text = f"with fewer channels the model's code raises {type(error).__name__}: {_first_line(error)}"
+            return Failure(text, frozenset(asked_in(self.trace, structure, module)), True, module), []
+        a, b = second.space.all_pairs()
+        known = np.concatenate([frozen, np.ones(max(second.space.count - frozen.size, 0), bool)])
+        wrong = (a != b) & ~(known[a] & known[b])
+        if wrong.any():
+            guilty = np.unique(np.concatenate([a[wrong], b[wrong]]))
+            membership = Membership(self.trace, structure)
+            names = membership.names_of(membership.of_channel[guilty[guilty < frozen.size]])
+            return Failure("with fewer channels other channels meet than before", frozenset(names)), output
+        return None, output
+
+    def guilty(self, structure: Structure, names: Sequence[str], failure: Failure) -> list[str]:
+        """The groups that make the check fail, found by bisection among the suspects first."""
+        suspects = [n for n in names if n in failure.suspects]
+        known: dict[str, Any] = {"trial": failure.trial, "fails": len(suspects) == len(names), "likely": True}
+        if suspects and (found := self._bisect(structure, suspects, **known)):
+            return found
+        return self._bisect(structure, names, failure.trial, fails=True)
+
+    def _bisect(
+        self, structure: Structure, names: Sequence[str], trial: Trial, fails: bool, likely: bool = False
+    ) -> list[str]:
+        """Groups among these that make the check fail.
+
+        ``fails``: it is known to fail with all of them pruned; ``likely``: that is assumed until one is left.
+        """
+        if not fails and not (likely and len(names) > 1):
+            if self.check(structure, names, trial) is None:
+                return []
+            fails = True
+        if len(names) == 1:
+            return list(names)
+        half = len(names) // 2
+        found = self._bisect(structure, names[:half], trial, fails=False)
+        found += self._bisect(structure, names[half:], trial, fails=False, likely=not found)
+        return found if found or not fails else [self._last_of_several(structure, names, trial)]
+
+    def _last_of_several(self, structure: Structure, names: Sequence[str], trial: Trial) -> str:
+        """The check fails with all of these but with neither half: the one that completes the first failing run."""
+        passes, fails = len(names) // 2, len(names)
+        while fails - passes > 1:
+            middle = (passes + fails) // 2
+            if self.check(structure, names[:middle], trial) is None:
+                passes = middle
+            else:
+                fails = middle
+        return names[fails - 1]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:160]
