@@ -254,6 +254,11 @@ def test_other_reasons_keep_groups_slim_only(network: Callable[[], nn.Module]) -
     assert normed(network()) == ()
 
 
+def test_the_reason_given_is_the_one_that_no_norm_mends() -> None:
+    (group,) = cw.trace(AlsoAveraged(), IMAGES).groups
+    assert group.inexact_because.startswith("reduced over channels")
+
+
 class OnlyTogether(nn.Module):
     """A norm between two layers whose widths the code needs to be equal without saying so."""
 

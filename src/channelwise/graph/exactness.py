@@ -41,19 +41,16 @@ def judged(
     finder = _NormFinder(trace, comp, groups, group_of, numbered)
     found = {module: finder.norm(module, channels) for module, channels in counted.items() if channels}
     norms = {module: norm for module, norm in found.items() if norm is not None}
-    return tuple(map(_marked, groups, reasons, [norms] * len(groups))), tuple(norms.values())
+    return tuple(_marked(g, why, norms) for g, why in zip(groups, reasons, strict=True)), tuple(norms.values())
 
 
 def _marked(group: Group, reasons: Mapping[str, Reason], norms: Mapping[str, Norm]) -> Group:
     if not reasons:
         return group
-    enough = reasons.keys() <= norms.keys()
-    return replace(
-        group,
-        exact=False,
-        inexact_because=str(next(iter(reasons.values()))),
-        norms=tuple(reasons) if enough else (),
-    )
+    # What a norm cannot mend says more than one that could.
+    others = [reason for module, reason in reasons.items() if module not in norms]
+    why = (others or list(reasons.values()))[0]
+    return replace(group, exact=False, inexact_because=str(why), norms=() if others else tuple(reasons))
 
 
 class _NormFinder:

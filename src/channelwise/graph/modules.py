@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +42,8 @@ class ModuleTracker:
             with torch._C.DisableTorchFunction():
                 calls[name] = CallShapes(self._shape(tensors_in(args)), self._shape(tensors_in(output)))
         self.ctx.module, self.ctx.module_type, self.ctx.heads, entry = self.stack.pop()
-        if any(reason.module == name for _, reason in self.ctx.space.inexact[entry.marks :]):
+        marks = self.ctx.space.inexact
+        if len(marks) > entry.marks and any(reason.module == name for _, reason in marks[entry.marks :]):
             with torch._C.DisableTorchFunction():
                 self.trace.counted.append(self._counted(name, module, args, kwargs, output, entry))
         else:
@@ -54,10 +54,11 @@ class ModuleTracker:
 
     def _entry(self, args: Any) -> _Entry:
         marks = len(self.ctx.space.inexact)
+        if not args or not isinstance(args[0], torch.Tensor):
+            return _Entry(marks)
         with torch._C.DisableTorchFunction():
-            if not args or not isinstance(args[0], torch.Tensor) or args[0].is_inference():
-                return _Entry(marks)
-            return _Entry(marks, args[0]._version, self.ctx.maps(args[0]))
+            # Inference tensors count no versions, so that work in place would not show.
+            return _Entry(marks) if args[0].is_inference() else _Entry(marks, args[0]._version, self.ctx.maps(args[0]))
 
     def _counted(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any, entry: _Entry) -> CountedCall:
         """What is recorded of a call; without its sides if the module cannot be run again on some of its channels."""
@@ -85,8 +86,7 @@ class ModuleTracker:
             handle.remove()
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """What is noted when a module is entered: how many marks of inexact channels there were, and its first argument."""
 
     marks: int

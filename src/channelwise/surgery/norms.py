@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 def count_only_kept(model: nn.Module, structure: Structure, selection: Selection, cuts: Cuts) -> None:
     """Give the norms of ``model`` that see removed channels hooks by which they count the kept ones only."""
+    if not structure.norms:
+        return
     removed = removed_channels(structure, selection)
     norms = [norm for norm in structure.norms if not removed.keys().isdisjoint(norm.channels)]
     if not norms:
