@@ -8,14 +8,15 @@ import numpy as np
 
 from channelwise.graph.structure import Group, Structure
 
-_FEW = 16
-"""Of groups with this many channels or fewer, code may be right for a selection by chance."""
+_TRIALS = ((4, 10), (16, 5))
+"""At most so many channels, so many trials: with few channels, code may be right for a selection by chance."""
 
 
 def trials(structure: Structure, names: Iterable[str]) -> range:
     """How many selections must be right before these groups are believed: the more, the smaller they are."""
     wanted = set(names)
-    return range(5 if any(g.size <= _FEW for g in structure.groups if g.name in wanted) else 2)
+    fewest = min((g.size for g in structure.groups if g.name in wanted), default=0)
+    return range(next((count for most, count in _TRIALS if fewest <= most), 2))
 
 
 def removed_in(structure: Structure, names: Iterable[str], trial: int) -> dict[str, np.ndarray]:
@@ -47,8 +48,9 @@ def _kept(group: Group, random: np.random.Generator, trial: int, place: float, u
         chosen = [m[-count:] if upper else m[:count] for m in members]
     else:
         # Another number in every group, and some of them whole: code may take the size of one for that of another.
-        count = int(random.integers(1, len(members[0]) + 1))
-        chosen = [random.choice(m, count, replace=False) for m in members]
+        most, whole, end = len(members[0]), random.random() < 0.3, random.random() < 0.5
+        count = most if whole else int(random.integers(1, most)) if most > 1 else 1
+        chosen = [m[-count:] if end else random.choice(m, count, replace=False) for m in members]
     return np.sort(np.concatenate(chosen))
 
 
