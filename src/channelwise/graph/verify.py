@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +25,8 @@ from channelwise.graph.comparing import (
 )
 from channelwise.graph.context import tensors_in
 from channelwise.graph.labels import LabelSpace, Question
-from channelwise.graph.recording import Followed, TensorLabels, Trace
+from channelwise.graph.questioned import Asked, Membership, Site, asked_in, asked_of, sites_of, slim_labels
+from channelwise.graph.recording import Followed, Trace
 from channelwise.graph.structure import Cause, Reason, Structure
 from channelwise.graph.tracer import doubled, run_labelled
 from channelwise.graph.trials import removed_in, trials
@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 Kept = Mapping[str, np.ndarray]
 Surgeon = Callable[[Structure, Kept], nn.Module]
-Site = tuple[type | str, int]
-"""A place in the code of a class: the how-manieth question in a module of it."""
 
 Trial = tuple[int, bool]
 """Which selection is tried, and whether in train mode."""
@@ -55,9 +53,6 @@ class _Failure:
     module: str = ""
     trial: Trial = (0, False)
 
-
-Asked = dict[str, list[Question]]
-"""The groups with questions, and all questions about each."""
 
 _Attempt = tuple[Structure, Asked, _Failure | None]
 """A structure, its groups with questions, and what went wrong with all of them pruned."""
@@ -87,7 +82,7 @@ class Verifier:
         banned: list[tuple[np.ndarray, Reason]] = []
         following: set[Followed] = set()
         tried: set[Followed] = set()
-        sites = _sites(self.trace)
+        sites = sites_of(self.trace)
         met: set[frozenset[Site]] = set()
         structure, asked, failure = self._attempt(banned, following)
         while failure is not None:
@@ -125,7 +120,7 @@ class Verifier:
     def _attempt(self, banned: Sequence[tuple[np.ndarray, Reason]], following: Collection[Followed]) -> _Attempt:
         """The structure, its groups with questions, and what went wrong with all of them pruned."""
         structure = build(self.trace, banned, following)
-        asked = _asked(self.trace, structure)
+        asked = asked_of(self.trace, structure)
         return structure, asked, self.check(structure, sorted(asked)) if asked else None
 
     def _fewest(self, structure: Structure, following: set[Followed]) -> Structure:
@@ -220,7 +215,7 @@ class Verifier:
         frozen = np.zeros(int(channel.max()) + 1, bool)
         frozen[channel[list(self.trace.space.reasons)]] = True
         second = Trace(LabelSpace(count=frozen.size), {}, {})
-        second.tensors = _slim_labels(self.trace, structure, kept, channel)
+        second.tensors = slim_labels(self.trace, structure, kept, channel)
         try:
             model = self.slim(structure, kept)
             model = copy.deepcopy(model).train() if train else model
@@ -238,13 +233,13 @@ class Verifier:
             # Whatever the user's code raises with fewer channels: it does not adapt.
             module = getattr(error, "_channelwise_module", "")
             text = f"with fewer channels the model's code raises {type(error).__name__}: {_first_line(error)}"
-            return _Failure(text, frozenset(_asked_in(self.trace, structure, module)), True, module), []
+            return _Failure(text, frozenset(asked_in(self.trace, structure, module)), True, module), []
         a, b = second.space.all_pairs()
         known = np.concatenate([frozen, np.ones(max(second.space.count - frozen.size, 0), bool)])
         wrong = (a != b) & ~(known[a] & known[b])
         if wrong.any():
             guilty = np.unique(np.concatenate([a[wrong], b[wrong]]))
-            membership = _Membership(self.trace, structure)
+            membership = Membership(self.trace, structure)
             names = membership.names_of(membership.of_channel[guilty[guilty < frozen.size]])
             return _Failure("with fewer channels other channels meet than before", frozenset(names)), output
         return None, output
@@ -291,78 +286,6 @@ class Verifier:
         return group_labels(self.trace, structure.group(name)), Reason(
             asked.operation, asked.module, f"{asked.text}, and {text}", Cause.CODE
         )
-
-
-def _sites(trace: Trace) -> dict[int, Site]:
-    """The site of every question, by the question's id."""
-    counts: Counter[str] = Counter()
-    found = {}
-    for question in trace.space.questions:
-        module = question.reason.module
-        found[id(question)] = (trace.types.get(module, module), counts[module])
-        counts[module] += 1
-    return found
-
-
-class _Membership:
-    """Which group every label is in."""
-
-    def __init__(self, trace: Trace, structure: Structure) -> None:
-        channel = components(trace.space)
-        group_of = np.full(int(channel.max()) + 1, -1)
-        for number, group in enumerate(structure.groups):
-            slots = group.slots[0]
-            axis = trace.tensors[slots.tensor].axes[slots.axis]
-            assert axis is not None
-            group_of[channel[axis[slots.index[:, 0]]]] = number
-        self.names = [group.name for group in structure.groups]
-        self.of_channel, self.of_label = group_of, group_of[channel]
-
-    def names_of(self, groups: np.ndarray) -> set[str]:
-        """The names of groups, given by their numbers; -1 is none."""
-        return {self.names[k] for k in np.unique(groups).tolist() if k >= 0}
-
-
-def _asked(trace: Trace, structure: Structure) -> Asked:
-    """The groups touched by questions."""
-    membership = _Membership(trace, structure)
-    found: Asked = {}
-    for question in trace.space.questions:
-        for name in membership.names_of(membership.of_label[question.labels]):
-            found.setdefault(name, []).append(question)
-    return found
-
-
-def _asked_in(trace: Trace, structure: Structure, module: str) -> set[str]:
-    """The groups touched by questions of a module."""
-    asked = [q.labels for q in trace.space.questions if q.reason.module == module]
-    membership = _Membership(trace, structure)
-    return membership.names_of(membership.of_label[np.concatenate(asked)]) if asked else set()
-
-
-def _slim_labels(trace: Trace, structure: Structure, kept: Kept, channel: np.ndarray) -> dict[str, TensorLabels]:
-    """For every tensor of the slim model, the channel of each of its slots."""
-    stays = np.ones(int(channel.max()) + 1, bool)
-    for group in structure.groups:
-        removed = np.setdiff1d(np.arange(group.size), kept[group.name])
-        slots = group.slots[0]
-        axis = trace.tensors[slots.tensor].axes[slots.axis]
-        assert axis is not None
-        stays[channel[axis[slots.index[removed, 0]]]] = False
-    found = {}
-    for name, labels in trace.tensors.items():
-        axes: list[np.ndarray | None] = []
-        shape = list(labels.info.shape)
-        for number, axis in enumerate(labels.axes):
-            mine = None if axis is None else channel[axis][stays[channel[axis]]]
-            if mine is not None:
-                shape[number] = mine.size // (labels.info.blocks if number == 1 else 1)
-            axes.append(mine if shape[number] > 1 else None)
-        info = labels.info
-        found[name] = TensorLabels(
-            type(info)(name, tuple(shape), info.is_parameter, info.module, info.blocks), tuple(axes)
-        )
-    return found
 
 
 def _first_line(error: Exception) -> str:
