@@ -6,7 +6,7 @@ import os
 import secrets
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, given, seed, settings
 
 from tests.graph.random_networks import Choice, Plan, check, choices, plans
 
@@ -14,29 +14,17 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 CHUNKS, OF_EACH = 20, 500
 
 
-@settings(max_examples=300, derandomize=True, deadline=None, database=None, suppress_health_check=SLOW)
-@given(plans(), choices())
-def test_random_networks(plan: Plan, choice: Choice) -> None:
-    check(plan, choice)
-
-
-def test_most_channels_of_random_networks_are_prunable() -> None:
+def test_random_networks() -> None:
+    """Always the same ones; most of their channels are prunable, so that an engine which freezes all does not pass."""
     shares = []
 
-    @settings(
-        max_examples=60,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=SLOW,
-        phases=[Phase.generate],
-    )
+    @settings(max_examples=300, derandomize=True, deadline=None, database=None, suppress_health_check=SLOW)
     @given(plans(), choices())
-    def sample(plan: Plan, choice: Choice) -> None:
+    def explore(plan: Plan, choice: Choice) -> None:
         shares.append(check(plan, choice).prunable)
 
-    sample()
-    assert sum(shares) / len(shares) > 0.45
+    explore()
+    assert sum(shares) / len(shares) > 0.5
 
 
 @pytest.mark.slow

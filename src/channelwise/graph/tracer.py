@@ -187,9 +187,9 @@ def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     trained = _train_pass(model, args, kwargs, trace, shared)
     model.eval()
     places = [(q.reason.operation, q.reason.module) for q in space.questions]
-    trace.trains_differently = bool(trained) and (
-        not trained <= touched or places[marks[0] : marks[1]] != places[marks[1] :]
-    )
+    # Parameters only: batch norm counts batches in a buffer that nothing else reads.
+    new = (trained - touched) & {id(p) for p in model.parameters()}
+    trace.trains_differently = bool(new) or (bool(trained) and places[marks[0] : marks[1]] != places[marks[1] :])
     touched |= trained
     unused = Reason("unused", "", "never used while the model ran on the example inputs", Cause.UNUSED)
     for name, labels in tensors.items():

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from channelwise.graph.labels import Question
 from channelwise.graph.structure import Group, Structure
 
 Kept = Mapping[str, np.ndarray]
 
-_FEW = 16
-"""Of groups with this many channels or fewer, code may be right for a selection by chance."""
+_TRIALS = ((4, 10), (16, 5))
+"""At most so many channels, so many trials: with few channels, code may pick the right ones by chance."""
+
+_PICKING = ("slice", "split", "chunk", "narrow", "select", "unbind", "index", "unfold", "strided", "pad", "attribute")
+"""In the names of operations for which it matters which channels there are, not only how many."""
 
 
-def trials(structure: Structure, names: Iterable[str]) -> range:
-    """How many selections must be right before these groups are believed: the more, the smaller they are."""
-    wanted = set(names)
-    return range(5 if any(g.size <= _FEW for g in structure.groups if g.name in wanted) else 2)
+def trials(structure: Structure, asked: Mapping[str, Sequence[Question]]) -> range:
+    """How many selections must be right before groups are believed: the more, the fewer channels are picked from."""
+    sizes = [g.size for g in structure.groups if any(_picks(q) for q in asked.get(g.name, ()))]
+    fewest = min(sizes, default=_TRIALS[-1][0] + 1)
+    return range(next((count for most, count in _TRIALS if fewest <= most), 2))
+
+
+def _picks(question: Question) -> bool:
+    return any(name in question.reason.operation for name in _PICKING)
 
 
 def removed_in(structure: Structure, names: Iterable[str], trial: int) -> dict[str, np.ndarray]:
@@ -49,8 +58,9 @@ def _kept(group: Group, random: np.random.Generator, trial: int, place: float, u
         chosen = [m[-count:] if upper else m[:count] for m in members]
     else:
         # Another number in every group, and some of them whole: code may take the size of one for that of another.
-        count = int(random.integers(1, len(members[0]) + 1))
-        chosen = [random.choice(m, count, replace=False) for m in members]
+        most, whole, end = len(members[0]), random.random() < 0.3, random.random() < 0.5
+        count = most if whole else int(random.integers(1, most)) if most > 1 else 1
+        chosen = [m[-count:] if end else random.choice(m, count, replace=False) for m in members]
     return np.sort(np.concatenate(chosen))
 
 

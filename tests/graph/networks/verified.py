@@ -23,6 +23,22 @@ class HalfOfAnother(nn.Module):
         return self.head(torch.cat([one, two], 1))
 
 
+@network("verified", either=("last", "second"), shapes=((2, 3, 8),))
+class HalfOfThree(nn.Module):
+    """The same in a longer network with so few channels that most selections are right by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*(nn.Sequential(nn.Conv1d(3, 3, 1), nn.ReLU()) for _ in range(4)))
+        self.last, self.second, self.head = nn.Conv1d(3, 3, 1), nn.Conv1d(3, 3, 1), nn.Conv1d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.last(self.stem(x))
+        two = self.second(one.relu())
+        two[:, one.shape[1] // 2 :] *= 2
+        return self.head(two)
+
+
 @network("verified", either=("primary", "cheap"), kept=("head", "aux"), shapes=((2, 3, 8),))
 class CutInTrainModeOnly(nn.Module):
     """A head for training on channels that are cut to a constant number."""

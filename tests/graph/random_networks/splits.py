@@ -63,13 +63,15 @@ class Split(Block):
     choices = {"at": (1, 2, 3), "how": ("convolved", "swapped", "dropped", "slices"), "attribute": (False, True)}
 
     def __init__(self, space: Space, into: int, at: int, how: str, attribute: bool):
-        at = min(at, into - 1)
-        super().__init__(space, into - at if how == "dropped" else into)
-        self.sizes, self.how = ([at, into - at] if attribute else None), how
-        self.first = at
+        wide = max(into, 2)
+        at = min(at, wide - 1)
+        super().__init__(space, wide - at if how == "dropped" else wide)
+        self.fit, self.how, self.first = fit(space, into, wide), how, at
+        self.sizes = [at, wide - at] if attribute else None
         self.conv = conv(space, at, at) if how == "convolved" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.fit(x)
         if self.how == "slices":
             a, b = x[:, : self.first], x[:, self.first :]
         else:
