@@ -12,7 +12,7 @@ ADVICE = {
     Cause.OUTPUT: "what the network returns keeps its size; cut a head off before tracing if you replace it.",
     Cause.UNUSED: "give example inputs that reach these layers, or delete them if nothing does.",
     Cause.EXCLUDED: "take them out of excludes.",
-    Cause.SINGLE: "nothing to do, one channel has to stay.",
+    Cause.SINGLE: "one channel has to stay; if many outputs go together as one, code takes their numbers to be equal.",
     Cause.NO_RULE: "write the operation with others that are known, or report it.",
     Cause.CODE: "let the code ask tensors for sizes (x.shape[1], chunk), or give the class that keeps the number a "
     "channelwise.fixer.",
