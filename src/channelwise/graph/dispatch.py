@@ -49,13 +49,14 @@ class LabelMode(TorchDispatchMode):
         return False
 
     def _follow(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        rule, elementwise, composite = _lookup(func)
+        rule, elementwise, composite, random = _lookup(func)
         if composite:
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         ctx = self.ctx
+        ctx.random |= random and not _keeps_all(func, args)
         if self.protected and func._schema.is_mutable:
             self._refuse_writing(func, args, kwargs)
         inputs = tensors_in(args) + tensors_in(kwargs)
@@ -99,10 +100,19 @@ class LabelMode(TorchDispatchMode):
                 raise WritesParameters
 
 
+def _keeps_all(func: Any, args: Any) -> bool:
+    """Whether this is dropout with a probability of zero."""
+    return "dropout" in func._schema.name and len(args) > 1 and args[1] == 0
+
+
 @cache
-def _lookup(func: Any) -> tuple[Any, bool, bool]:
-    """The rule of an operator; without one, whether it is element-wise, else whether it may be made of simpler ones."""
+def _lookup(func: Any) -> tuple[Any, bool, bool, bool]:
+    """The rule of an operator; without one, whether it is element-wise, else whether it may be made of simpler ones.
+
+    Last, whether its result is random.
+    """
     rule = rules.find(func)
     elementwise = rule is None and is_pointwise(func)
     factory = func.overloadpacket in _FACTORIES
-    return rule, elementwise, rule is None and not elementwise and not factory
+    random = torch.Tag.nondeterministic_seeded in func.tags
+    return rule, elementwise, rule is None and not elementwise and not factory, random

@@ -107,6 +107,7 @@ class Trace:
     """What the passes recorded, before channels are made of it.
 
     ``trains_differently``: in train mode other tensors are used, or other questions come up, than in eval mode.
+    ``trains_randomly``: outputs in train mode cannot be compared.
     ``uncounted`` are the modules of all calls in which zeros were not noticed.
     """
 
@@ -124,6 +125,7 @@ class Trace:
     types: dict[str, type] = field(default_factory=dict)
     batch: int = 1
     trains_differently: bool = False
+    trains_randomly: bool = False
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:

@@ -142,9 +142,9 @@ def _train_pass(
     error: Exception | None = None
     for some_args, some_kwargs, outline in attempts:
         try:
-            return run_labelled(model, some_args, some_kwargs, trace, record=False, protect=shared, outline=outline)[
-                0
-            ].touched
+            ctx, _ = run_labelled(model, some_args, some_kwargs, trace, record=False, protect=shared, outline=outline)
+            trace.trains_randomly = ctx.random
+            return ctx.touched
         except Exception as failure:
             # Whatever the user's training path raises, it is skipped and said so.
             error = error or failure

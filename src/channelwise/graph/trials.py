@@ -14,15 +14,25 @@ Kept = Mapping[str, np.ndarray]
 _TRIALS = ((4, 10), (16, 5))
 """At most so many channels, so many trials: with few channels, code may pick the right ones by chance."""
 
-_PICKING = ("slice", "split", "chunk", "narrow", "select", "unbind", "index", "unfold", "strided", "pad", "attribute")
+_OF_MANY = 2
+"""Trials where code picks out of more channels than that: one keeps what the other removes."""
+
+_OF_NUMBERS = ((16, 2),)
+"""The same where code only knows how many there are; else one trial shows a wrong number."""
+
+_PICKING = ("slice", "split", "chunk", "narrow", "select", "unbind", "index", "unfold", "strided", "pad")
 """In the names of operations for which it matters which channels there are, not only how many."""
 
 
 def trials(structure: Structure, asked: Mapping[str, Sequence[Question]]) -> range:
     """How many selections must be right before groups are believed: the more, the fewer channels are picked from."""
-    sizes = [g.size for g in structure.groups if any(_picks(q) for q in asked.get(g.name, ()))]
-    fewest = min(sizes, default=_TRIALS[-1][0] + 1)
-    return range(next((count for most, count in _TRIALS if fewest <= most), 2))
+    count = 1
+    for group in structure.groups:
+        questions = asked.get(group.name)
+        if questions:
+            table, most = (_TRIALS, _OF_MANY) if any(map(_picks, questions)) else (_OF_NUMBERS, 1)
+            count = max(count, next((trials for size, trials in table if group.size <= size), most))
+    return range(count)
 
 
 def _picks(question: Question) -> bool:

@@ -41,6 +41,8 @@ _ADAPTING = {
     torch._C._nn.adaptive_avg_pool2d,
     torch._C._nn.adaptive_avg_pool3d,
     torch._C._nn.pad,
+    torch.feature_dropout,
+    torch.feature_alpha_dropout,
 }
 """Functions that compute every size from their input."""
 
