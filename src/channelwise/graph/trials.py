@@ -8,7 +8,7 @@ import numpy as np
 
 from channelwise.graph.structure import Group, Structure
 
-_TRIALS = ((4, 12), (16, 8))
+_TRIALS = ((4, 12), (16, 9))
 """At most so many channels, so many trials: with few channels, code may be right for a selection by chance."""
 
 
@@ -49,6 +49,9 @@ def _kept(group: Group, random: np.random.Generator, trial: int, place: float, u
     elif trial == 4:
         # One channel: numbers in the code become larger than what is left.
         chosen = [random.choice(m, 1) for m in members]
+    elif trial in (5, 6) and len(members[0]) > 1:
+        # All but one: halves and parities change by the least that there is.
+        chosen = [m[1:] if trial == 6 else m[:-1] for m in members]
     else:
         # Another number in every group, and some of them whole: code may take the size of one for that of another.
         most, whole, end = len(members[0]), random.random() < 0.3, random.random() < 0.5
