@@ -10,7 +10,7 @@ from tests.graph.networks import Network, of_family
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.8])
 @pytest.mark.parametrize("network", of_family("verified"))
 def test_removing_equals_zeroing(network: Network, share: float, seed: int) -> None:
     check_network(network, share=share, seed=seed)

@@ -268,13 +268,14 @@ class _Sizes:
         self.group_of_label = group_of[comp] if comp.size else comp
         self.groups = groups
         self.sizes = np.array([g.size for g in groups] or [1])
-        self.cache: dict[tuple[int, int, int], tuple[np.ndarray, Size]] = {}
+        self.cache: dict[tuple[int, int, int, int], tuple[np.ndarray, Size]] = {}
 
     def of(self, labels: np.ndarray | None, n: int) -> Size:
         """The length of an axis of ``n`` elements with these labels (those of several blocks: per block)."""
         if labels is None or not labels.size:
             return Size(n)
-        key = (int(labels[0]), int(labels[-1]), labels.size)
+        # The same labels are all of an axis of activations, and one block after another of a grouped weight's.
+        key = (int(labels[0]), int(labels[-1]), labels.size, n)
         cached = self.cache.get(key)
         if cached is not None and np.array_equal(cached[0], labels):
             return cached[1]

@@ -11,7 +11,7 @@ from channelwise.graph.structure import Group, Structure
 
 Kept = Mapping[str, np.ndarray]
 
-_TRIALS = ((4, 10), (16, 5))
+_TRIALS = ((4, 12), (16, 7))
 """At most so many channels, so many trials: with few channels, code may pick the right ones by chance."""
 
 _OF_MANY = 2
@@ -66,6 +66,12 @@ def _kept(group: Group, random: np.random.Generator, trial: int, place: float, u
         # The channels of one end, so that those next to any border change sides.
         count = max(round(len(members[0]) * (0.4 + 0.4 * place)), 1)
         chosen = [m[-count:] if upper else m[:count] for m in members]
+    elif trial == 4:
+        # One channel: numbers in the code become larger than what is left.
+        chosen = [random.choice(m, 1) for m in members]
+    elif trial in (5, 6) and len(members[0]) > 1:
+        # All but one: halves and parities change by the least that there is.
+        chosen = [m[1:] if trial == 6 else m[:-1] for m in members]
     else:
         # Another number in every group, and some of them whole: code may take the size of one for that of another.
         most, whole, end = len(members[0]), random.random() < 0.3, random.random() < 0.5

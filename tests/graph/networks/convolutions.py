@@ -181,3 +181,17 @@ class Bilinear(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.head(self.bilinear(self.a(x).relu(), self.b(y).relu()).relu())
+
+
+@network("convolutions", kept=("up", "head"), shapes=((2, 3, 8),))
+class ProductsAfterGroupedTransposed(nn.Module):
+    """Products of all channels of a grouped transposed convolution: they count, not those of a group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.up = nn.Conv1d(3, 12, 3, padding=1), nn.ConvTranspose1d(12, 6, 3, padding=1, groups=3)
+        self.head = nn.Conv1d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(self.first(x))
+        return self.head(torch.bmm(torch.bmm(y, y.transpose(1, 2)).softmax(-1), y))

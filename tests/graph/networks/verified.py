@@ -84,3 +84,33 @@ class UnevenChunksSwapped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.first(x).chunk(2, 1)
         return self.head(torch.cat([b, a], 1))
+
+
+@network("verified", either=("first",), shapes=((2, 3, 8),))
+class SplitForNothing(nn.Module):
+    """Parts that nobody uses, the second one as large as a constant leaves it: negative, if few channels stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv1d(3, 11, 3, padding=1), nn.Conv1d(11, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x.split([3, x.shape[1] - 3], 1)
+        return self.head(x)
+
+
+@network("verified", either=("last",), kept=("head",), shapes=((2, 3, 8),))
+class UnevenChunksSwappedTwice(nn.Module):
+    """Halves swapped twice: nothing moves where their number is even, every channel by one where it is odd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*(nn.Sequential(nn.Conv1d(3, 3, 1), nn.ReLU()) for _ in range(4)))
+        self.last, self.head = nn.Conv1d(3, 11, 3, padding=1), nn.Conv1d(11, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(self.stem(x))
+        for _ in range(2):
+            x = torch.cat(x.chunk(2, 1)[::-1], 1)
+        return self.head(x)

@@ -63,6 +63,9 @@ class SpatialGate(Block):
             found = x.square().sum(1, keepdim=True)
         elif self.how == "softmax_of_sum":
             found = x.sum(1, keepdim=True).flatten(2).softmax(-1).view(x.shape[0], 1, *x.shape[2:])
+        elif self.how == "var":
+            # Unbiased, the variance of one channel is 0 / 0.
+            found = x.var(1, correction=0, keepdim=True)
         else:
             found = getattr(x, self.how)(1, keepdim=True)
         return x * self.conv(found).sigmoid()
