@@ -32,15 +32,16 @@ from pebble import ProcessExpired, ProcessPool
 LIBRARIES = ("torchvision", "timm", "ultralytics", "smp", "other")
 INTRODUCTION = """\
 Every model is built with random weights and random batch-norm statistics and traced. A random half of every
-channel group is removed; the slim model is compared with the masked one, and so is one with another, unbalanced
-selection; MACs and parameters are counted on the slim model; it is trained a step, saved, and loaded into a
-fresh model. *Prunable* is the share of the output channels of convolutions; channels that a network returns are
-never among them. *Time* is that of the trace, in forward passes of one image of the size given; *quick* are
-traces within four forward passes and 0.3 s. *Slim only* are groups for which zeroing is not the same as
-removing (behind layer norm, for example): for these shapes, counts and training are checked, and that the same
-channels meet in the slim model. Of detectors the outputs of the heads are compared, as rounding decides the
-order of boxes; their own pre- and postprocessing runs. YOLO models return the features of their neck
-beside their predictions; these are left out, so that they need not stay.""".splitlines()
+channel group is removed; the slim model is compared with the masked one, whose norms count only what is kept, and so
+is one with another, unbalanced selection; MACs and parameters are counted on the slim model; it is trained a step,
+saved, and loaded into a fresh model. *Prunable* is the share of the output channels of convolutions; channels that a
+network returns are never among them. *Time* and *memory* are those of the trace, verification included, beside those of
+a forward pass of one image of the size given; *quick* are traces within four forward passes and 0.3 s of processor
+time, *light* those within three times the memory and 64 MB. *Slim only* are groups for which zeroing is not the same
+as removing (behind a mean over channels in the model's own code, for example): for these shapes, counts and training
+are checked, and that the same channels meet in the slim model. Of detectors the outputs of the heads are compared, as
+rounding decides the order of boxes; their own pre- and postprocessing runs. YOLO models return the features of their
+neck beside their predictions; these are left out, so that they need not stay.""".splitlines()
 TITLES = {
     "torchvision": "torchvision",
     "timm": "timm",
@@ -132,8 +133,8 @@ def page(rows: dict[str, dict[str, Any]], trained: dict[str, dict[str, Any]]) ->
         "",
         *INTRODUCTION,
         "",
-        "| library | models | pass | convolutional | median prunable | below 60 % | quick |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| library | models | pass | convolutional | median prunable | below 60 % | quick | light |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for library in LIBRARIES:
         mine = [row for row in rows.values() if row["spec"].startswith(f"{library}:")]
@@ -142,9 +143,10 @@ def page(rows: dict[str, dict[str, Any]], trained: dict[str, dict[str, Any]]) ->
         if not passed:
             continue
         quick = sum(row["trace_s"] <= 4 * row["forward_s"] + 0.3 for row in passed)
+        light = sum(row["trace_bytes"] <= 3 * row["forward_bytes"] + 64 * 2**20 for row in passed)
         lines.append(
             f"| {TITLES[library]} | {len(mine)} | {len(passed)} | {len(shares)} | {median(shares):.1%} "
-            f"| {sum(s < 0.6 for s in shares)} | {quick} of {len(passed)} |"
+            f"| {sum(s < 0.6 for s in shares)} | {quick} | {light} |"
         )
     causes: Counter[str] = Counter()
     for row in done:
@@ -176,8 +178,8 @@ def page(rows: dict[str, dict[str, Any]], trained: dict[str, dict[str, Any]]) ->
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """One line a model; what stays for another reason than being an output, largest first."""
     lines = [
-        "| model | input | groups | slim only | prunable | MACs left | time | what else stays, and why |",
-        "|---|---|--:|--:|--:|--:|--:|---|",
+        "| model | input | groups | slim only | prunable | MACs left | time | memory | what else stays, and why |",
+        "|---|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     for row in rows:
         left = row["macs_half"] / row["macs"] if row["macs"] else 1.0
@@ -188,7 +190,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         ]
         lines.append(
             f"| {row['spec'].partition(':')[2]} | {' '.join(row['inputs'])} | {row['groups']} | {row['slim_only']} "
-            f"| {share(row):.1%} | {left:.1%} | {row['trace_s'] / row['forward_s']:.1f} | {'; '.join(stays[:2])} |"
+            f"| {share(row):.1%} | {left:.1%} | {row['trace_s'] / row['forward_s']:.1f} "
+            f"| {row['trace_bytes'] / max(row['forward_bytes'], 1):.1f} | {'; '.join(stays[:2])} |"
         )
     return lines
 

@@ -189,7 +189,7 @@ def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     places = [(q.reason.operation, q.reason.module) for q in space.questions]
     # Parameters only: batch norm counts batches in a buffer that nothing else reads.
     new = (trained - touched) & {id(p) for p in model.parameters()}
-    trace.trains_differently = bool(new) or (bool(trained) and places[marks[0] : marks[1]] != places[marks[1] :])
+    trace.trains_differently = bool(new) or not set(places[marks[1] :]) <= set(places[marks[0] : marks[1]])
     touched |= trained
     unused = Reason("unused", "", "never used while the model ran on the example inputs", Cause.UNUSED)
     for name, labels in tensors.items():

@@ -24,15 +24,32 @@ _PICKING = ("slice", "split", "chunk", "narrow", "select", "unbind", "index", "u
 """In the names of operations for which it matters which channels there are, not only how many."""
 
 
-def trials(structure: Structure, asked: Mapping[str, Sequence[Question]]) -> range:
-    """How many selections must be right before groups are believed: the more, the fewer channels are picked from."""
-    count = 1
+def trials(structure: Structure, asked: Mapping[str, Sequence[Question]]) -> list[int]:
+    """The selections that must be right before groups are believed: the more, the fewer channels are picked from."""
+    few: dict[str, int] = {}
+    usual = 1
     for group in structure.groups:
         questions = asked.get(group.name)
         if questions:
-            table, most = (_TRIALS, _OF_MANY) if any(map(_picks, questions)) else (_OF_NUMBERS, 1)
-            count = max(count, next((trials for size, trials in table if group.size <= size), most))
-    return range(count)
+            picks = any(map(_picks, questions))
+            table, most = (_TRIALS, _OF_MANY) if picks else (_OF_NUMBERS, 1)
+            count = next((trials for size, trials in table if group.size <= size), 0)
+            few |= {group.name: count} if count else {}
+            usual = max(usual, most)
+    found = list(range(usual))
+    seen = {name: {_kept_of(structure, name, trial) for trial in found} for name in few}
+    for trial in range(usual, max(few.values(), default=0)):
+        # Of two channels there are only so many selections.
+        new = {name: _kept_of(structure, name, trial) for name, count in few.items() if trial < count}
+        if any(kept not in seen[name] for name, kept in new.items()):
+            found.append(trial)
+            for name, kept in new.items():
+                seen[name].add(kept)
+    return found
+
+
+def _kept_of(structure: Structure, name: str, trial: int) -> tuple[int, ...]:
+    return tuple(removed_in(structure, (name,), trial)[name].tolist())
 
 
 def _picks(question: Question) -> bool:
