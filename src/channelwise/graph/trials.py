@@ -26,30 +26,29 @@ _PICKING = ("slice", "split", "chunk", "narrow", "select", "unbind", "index", "u
 
 def trials(structure: Structure, asked: Mapping[str, Sequence[Question]]) -> list[int]:
     """The selections that must be right before groups are believed: the more, the fewer channels are picked from."""
-    few: dict[str, int] = {}
-    usual = 1
+    usual, count = 1, 1
+    few = []
     for group in structure.groups:
         questions = asked.get(group.name)
         if questions:
-            picks = any(map(_picks, questions))
-            table, most = (_TRIALS, _OF_MANY) if picks else (_OF_NUMBERS, 1)
-            count = next((trials for size, trials in table if group.size <= size), 0)
-            few |= {group.name: count} if count else {}
-            usual = max(usual, most)
+            table, most = (_TRIALS, _OF_MANY) if any(map(_picks, questions)) else (_OF_NUMBERS, 1)
+            wanted = next((trials for size, trials in table if group.size <= size), 0)
+            few += [group.name] if wanted else []
+            usual, count = max(usual, most), max(count, wanted, most)
     found = list(range(usual))
-    seen = {name: {_kept_of(structure, name, trial) for trial in found} for name in few}
-    for trial in range(usual, max(few.values(), default=0)):
+    seen = {_kept_of(structure, few, trial) for trial in found}
+    for trial in range(usual, count):
         # Of two channels there are only so many selections.
-        new = {name: _kept_of(structure, name, trial) for name, count in few.items() if trial < count}
-        if any(kept not in seen[name] for name, kept in new.items()):
+        kept = _kept_of(structure, few, trial)
+        if kept not in seen:
+            seen.add(kept)
             found.append(trial)
-            for name, kept in new.items():
-                seen[name].add(kept)
     return found
 
 
-def _kept_of(structure: Structure, name: str, trial: int) -> tuple[int, ...]:
-    return tuple(removed_in(structure, (name,), trial)[name].tolist())
+def _kept_of(structure: Structure, names: Sequence[str], trial: int) -> tuple[tuple[int, ...], ...]:
+    kept = removed_in(structure, names, trial)
+    return tuple(tuple(kept[name].tolist()) for name in names)
 
 
 def _picks(question: Question) -> bool:
