@@ -258,3 +258,26 @@ class OneNumberForSeveral(nn.Module):
             carried = (v.flatten(2) @ weights.transpose(1, 2)).view(v.shape[0], self.value_dim, *v.shape[2:])
             outputs.append(carried)
         return self.head(torch.cat(outputs, 1))
+
+
+@network("numbers", either=("mixer.qkv",), smaller=("first.weight", "mixer.qkv.weight", "mixer.proj.weight"))
+class SingleQuery(nn.Module):
+    """MobileViTv2: a query of one channel is split off, keys and values by the width in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mixer, self.head = nn.Conv2d(3, 10, 3), LinearAttention(10), nn.Conv2d(10, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mixer(self.first(x)))
+
+
+class LinearAttention(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self.qkv, self.proj = width, nn.Conv2d(width, 1 + 2 * width, 1), nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).split([1, self.width, self.width], 1)
+        context = (key * query.flatten(2).softmax(-1).view_as(query)).sum((2, 3), keepdim=True)
+        return self.proj(value.relu() * context)

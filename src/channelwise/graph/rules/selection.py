@@ -88,7 +88,11 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
                 _all_lose_as_many(ctx, parts)
             # Even what computes its sizes from the width (chunk) gives other channels to a piece where one is shorter.
             always = len(set(lengths)) > 1
-            _ask_or_freeze(ctx, parts, min(lengths), f"split into {lengths}", always)
+            listed = isinstance(sizes, (list, tuple))
+            for part in parts:
+                # Of a list of sizes, which has to add up, the others can be tried out beside a single channel.
+                shortest = part.size if listed else min(lengths)
+                _ask_or_freeze(ctx, [part], shortest, f"split into {lengths}", always)
         stops = np.cumsum(lengths)
         for k, stop in enumerate(stops):
             at: list[slice] = [slice(None)] * x.ndim
