@@ -62,13 +62,15 @@ class Entry:
         return build_model(self.spec)
 
     def arguments(self, pixels: int | None = None) -> tuple[Any, ...]:
-        """Example inputs; with ``pixels``, images not larger than that."""
+        """Example inputs; with ``pixels``, images not larger than that, and volumes and videos than some of that."""
         torch.manual_seed(0)
         found = []
         for text in self.inputs:
             bracket = text.startswith("[")
             sizes = [int(size) for size in text.strip("[]").split(",")]
-            if pixels is not None and len(sizes) >= 3 + (not bracket):
+            if pixels is not None and len(sizes) == 5:
+                sizes[-3:] = [min(size, pixels // 2 if max(sizes[-3:]) > 64 else pixels // 6) for size in sizes[-3:]]
+            elif pixels is not None and len(sizes) >= 3 + (not bracket):
                 sizes[-2:] = [min(size, pixels) for size in sizes[-2:]]
             joined = ",".join(map(str, sizes))
             found.append(parse_input(f"[{joined}]" if bracket else joined))
