@@ -17,13 +17,13 @@ from channelwise.excludes import match_excludes
 from channelwise.graph.channels import build, group_labels
 from channelwise.graph.context import tensors_in
 from channelwise.graph.dispatch import WritesParameters
-from channelwise.graph.elsewhere import follow_elsewhere, numbers_elsewhere
 from channelwise.graph.recording import Trace, named_tensors
 from channelwise.graph.structure import Cause, Frozen, Group, Reason, Structure
 from channelwise.graph.tracer import trace_passes, undisturbed_randomness
-from channelwise.graph.trials import removed_in
-from channelwise.graph.tryout import Tryout
-from channelwise.graph.verify import Verifier
+from channelwise.graph.verification.elsewhere import follow_elsewhere, numbers_elsewhere
+from channelwise.graph.verification.trials import removed_in
+from channelwise.graph.verification.tryout import Tryout
+from channelwise.graph.verification.verifier import Verifier
 from channelwise.modelcheck import check_model
 from channelwise.report.graph import graph_table
 from channelwise.selection import Selection, select

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import channelwise
 from channelwise.channel_graph import ChannelGraph
 from channelwise.example_inputs import number_of_samples
-from channelwise.graph.comparing import seed_generators
+from channelwise.graph.verification.comparing import seed_generators
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module, masked_model, slim_state_dict, sparse_state_dict
 from channelwise.testing.modules import check_modules, prunable_share, randomise, settle_statistics

@@ -14,7 +14,7 @@ from channelwise.channel_graph import ChannelGraph
 from channelwise.errors import InvalidArgumentError, NothingToPruneError
 from channelwise.example_inputs import as_arguments, varied
 from channelwise.excludes import match_excludes
-from channelwise.graph.comparing import difference, run_once
+from channelwise.graph.verification.comparing import difference, run_once
 from channelwise.methods.arguments import listed
 from channelwise.methods.ofa.choices import Choice, SearchSpace, width_choice
 from channelwise.methods.ofa.kernels import kernel_candidates

@@ -7,7 +7,7 @@ import numpy as np
 from channelwise.graph.channels import group_labels
 from channelwise.graph.recording import TensorLabels, Trace
 from channelwise.graph.structure import Structure
-from channelwise.graph.trials import Kept
+from channelwise.graph.verification.trials import Kept
 
 
 def slim_labels(trace: Trace, structure: Structure, kept: Kept, channel: np.ndarray) -> dict[str, TensorLabels]:

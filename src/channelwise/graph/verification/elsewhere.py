@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from channelwise.graph.channels import build
-from channelwise.graph.comparing import difference, run_once
 from channelwise.graph.recording import Followed, Trace
 from channelwise.graph.structure import Structure
 from channelwise.graph.tracer import output_tensors
+from channelwise.graph.verification.comparing import difference, run_once
 from channelwise.graph.ways import readers
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ import numpy as np
 
 from channelwise.graph.channels import build, group_labels
 from channelwise.graph.labels import Question
-from channelwise.graph.questions import Asked, Membership, Site, asked_of, sites_of
 from channelwise.graph.recording import Followed, SameWidth, Trace
 from channelwise.graph.structure import Cause, Reason, Structure
-from channelwise.graph.tryout import Failure, Tryout
+from channelwise.graph.verification.questions import Asked, Membership, Site, asked_of, sites_of
+from channelwise.graph.verification.tryout import Failure, Tryout
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,12 @@ import torch
 from torch import nn
 
 from channelwise.graph.channels import components
-from channelwise.graph.comparing import (
+from channelwise.graph.context import tensors_in
+from channelwise.graph.labels import LabelSpace
+from channelwise.graph.recording import Trace
+from channelwise.graph.structure import Structure
+from channelwise.graph.tracer import doubled, run_labelled
+from channelwise.graph.verification.comparing import (
     difference,
     difference_in_double,
     gap,
@@ -24,14 +29,9 @@ from channelwise.graph.comparing import (
     run_once,
     seed_generators,
 )
-from channelwise.graph.context import tensors_in
-from channelwise.graph.labels import LabelSpace
-from channelwise.graph.questions import Membership, asked_in, asked_of
-from channelwise.graph.recording import Trace
-from channelwise.graph.slim_labels import only_ones, slim_labels
-from channelwise.graph.structure import Structure
-from channelwise.graph.tracer import doubled, run_labelled
-from channelwise.graph.trials import Kept, removed_in, trials
+from channelwise.graph.verification.questions import Membership, asked_in, asked_of
+from channelwise.graph.verification.slim_labels import only_ones, slim_labels
+from channelwise.graph.verification.trials import Kept, removed_in, trials
 
 logger = logging.getLogger(__name__)
 
