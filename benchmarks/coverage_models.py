@@ -26,6 +26,9 @@ SHAPES = {
 DETECTORS = ("rcnn", "retinanet", "fcos", "ssd")
 DECODERS = ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet")
 ENCODERS = ("resnet18", "mobilenet_v2", "efficientnet-b0", "vgg11_bn", "densenet121")
+DILATED = ("PAN", "DeepLabV3", "DeepLabV3Plus")
+"""Decoders of dilated features, which VGG and DenseNet do not offer: other encoders take their place."""
+INSTEAD = {"vgg11_bn": "resnet50", "densenet121": "efficientnet-b1"}
 YOLO = (
     "yolov3-tiny", "yolov3", "yolov5n", "yolov5s", "yolov6n", "yolov8n", "yolov8s", "yolov8n-seg", "yolov8n-pose",
     "yolov8n-cls", "yolov8n-obb", "yolov9t", "yolov9s", "yolov10n", "yolov10s", "yolo11n", "yolo11s", "yolo11n-seg",
@@ -86,7 +89,9 @@ def entries(libraries: set[str]) -> list[Entry]:
         lines = [line.split() for line in TIMM.read_text().splitlines() if line]
         found += [Entry(spec, tuple(shapes)) for spec, *shapes in lines]
     if "smp" in libraries:
-        found += [Entry(f"smp:{decoder}/{encoder}", ("1,3,128,128",)) for decoder in DECODERS for encoder in ENCODERS]
+        for decoder in DECODERS:
+            encoders = [INSTEAD.get(e, e) if decoder in DILATED else e for e in ENCODERS]
+            found += [Entry(f"smp:{decoder}/{encoder}", ("1,3,128,128",)) for encoder in encoders]
     if "ultralytics" in libraries:
         found += [Entry(f"ultralytics:{name}", ("1,3,320,320",)) for name in YOLO]
     if "other" in libraries:
