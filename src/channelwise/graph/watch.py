@@ -92,6 +92,10 @@ class FunctionWatch(TorchFunctionMode):
                 ctx.read.append((ctx.module, m.flat))
         if func is nn.functional.multi_head_attention_forward:
             return self._heads_of_torch(func, args, kwargs)
+        if func is nn.functional.scaled_dot_product_attention and kwargs.get("scale") is None:
+            # Where no kernel takes it as it is, it is made of products, of which none shows the factor.
+            ctx.operation = func.__name__
+            ctx.freeze_axes(args[0] if args else kwargs["query"], [-1], "scaled by the root of the width of a head")
         if func in _RESHAPING and not ctx.adapts:
             sizes = kwargs.get("shape", args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:])
             ctx.free_axis = list(sizes).index(-1) if -1 in sizes else None

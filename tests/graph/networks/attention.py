@@ -195,6 +195,20 @@ class FusedHeadsNet(HeadsNet):
     kind = FusedHeads
 
 
+@network("attention", shapes=((2, 2, 6, 8),), kept=("head", "q", "k"), frozen=("scaled by the root of the width",))
+class WindowedAttention(nn.Module):
+    """Hiera: with an axis of windows the fused function is made of products, which do not show its scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(8, 10)
+        self.head = nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.q(x)[:, :, None], self.k(x)[:, :, None], self.v(x)[:, :, None]
+        return self.head(F.scaled_dot_product_attention(q, k, v)[:, :, 0].relu())
+
+
 @network("attention", either=("query", "key", "value"), kept=("head",))
 class NonLocal(nn.Module):
     """Self-attention over space with 1x1 convolutions and bmm; the value path is prunable in principle."""
