@@ -151,7 +151,8 @@ def _untag(pruned: nn.Module, model: nn.Module, tagged: set[str]) -> tuple[dict[
 
 def _compute(model: nn.Module, inputs: tuple[Any, ...]) -> int:
     """Operations of convolutions and matrix products, counted by PyTorch."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # Under no_grad the counter stumbles over expanded parameters.
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model(*copy.deepcopy(inputs))
     return int(counter.get_total_flops())
 
