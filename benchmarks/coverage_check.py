@@ -73,10 +73,10 @@ def check(entry: Entry) -> dict[str, Any]:
         graph, found = _traced(model, inputs)
         row |= found
         row["trace_bytes"] = memory.peak()
-        row["stage"] = "oracle"
-        row |= _compared(entry, model)
         row["stage"] = "reload"
         row["reloaded"] = _reloaded(entry, graph, inputs)
+        row["stage"] = "oracle"
+        row |= _compared(entry, model)
         row["stage"] = "done"
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {error}"[:2000]
@@ -167,7 +167,10 @@ def _one_object(image: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _compared(entry: Entry, model: nn.Module) -> dict[str, Any]:
-    """The oracle, on small images where the model takes them, in float64 where its code allows that."""
+    """The oracle, on small images where the model takes them, in float64 where its code allows that.
+
+    A detector resizes images to smaller ones afterwards.
+    """
     inputs = entry.arguments(SMALL)
     if entry.inputs[0].startswith("["):
         resize = getattr(model, "transform", None)
