@@ -29,6 +29,7 @@ from coverage_tools import TOOLS
 from coverage_trained import trained_and_exported
 from pebble import ProcessExpired, ProcessPool
 
+JOURNALS = Path(__file__).with_name("journals")
 LIBRARIES = ("torchvision", "timm", "ultralytics", "smp", "other")
 INTRODUCTION = """\
 Every model is built with random weights and random batch-norm statistics and traced. A random half of every
@@ -123,8 +124,8 @@ def is_convolutional(row: dict[str, Any]) -> bool:
     return row.get("conv_outputs", 0) >= 1000
 
 
-def page(rows: dict[str, dict[str, Any]], trained: dict[str, dict[str, Any]]) -> str:
-    """docs/coverage.md; ``trained`` are the rows of coverage_yolo.py."""
+def page(rows: dict[str, dict[str, Any]], trained: dict[str, dict[str, Any]], total: int) -> str:
+    """docs/coverage.md; ``trained`` are the rows of coverage_yolo.py, ``total`` the models that are to be in it."""
     done = [row for row in rows.values() if not row["error"]]
     lines = [
         "# Coverage",
@@ -133,6 +134,7 @@ def page(rows: dict[str, dict[str, Any]], trained: dict[str, dict[str, Any]]) ->
         "",
         *INTRODUCTION,
         "",
+        *([f"{len(rows)} of the {total} models of the sweep have been run so far.", ""] if len(rows) < total else []),
         "| library | models | pass | convolutional | median prunable | below 60 % | quick | light |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
@@ -206,8 +208,10 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="check so many models and stop")
     parser.add_argument("--compare", action="store_true", help="let other tools prune these models, too")
     parser.add_argument("--again", action="store_true", help="repeat models that failed")
-    parser.add_argument("--journal", type=Path, default=Path("coverage.jsonl"))
-    parser.add_argument("--trained", type=Path, default=Path("coverage_yolo.jsonl"), help="journal of coverage_yolo.py")
+    parser.add_argument("--journal", type=Path, default=JOURNALS / "coverage.jsonl")
+    parser.add_argument(
+        "--trained", type=Path, default=JOURNALS / "coverage_yolo.jsonl", help="journal of coverage_yolo.py"
+    )
     parser.add_argument("--page", type=Path, help="write the table there, such as docs/coverage.md")
     options = parser.parse_args()
 
@@ -226,7 +230,7 @@ def main() -> int:
         sweep_tools(alone[: options.limit], options.journal, limits)
     rows = read(options.journal)
     if options.page:
-        options.page.write_text(page(rows, read(options.trained)))
+        options.page.write_text(page(rows, read(options.trained), len(entries(set(LIBRARIES)))))
     failed = [row["spec"] for row in rows.values() if row["error"]]
     print(f"{len(rows) - len(failed)} of {len(rows)} models pass" + (f"; not: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0

@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=900, help="limit of time of a model")
     parser.add_argument("--gigabytes", type=float, default=10, help="limit of memory of a worker")
     parser.add_argument("--again", action="store_true", help="repeat models that failed")
-    parser.add_argument("--journal", type=Path, default=Path("coverage_yolo.jsonl"))
+    parser.add_argument("--journal", type=Path, default=Path(__file__).with_name("journals") / "coverage_yolo.jsonl")
     options = parser.parse_args()
 
     known = read(options.journal)
