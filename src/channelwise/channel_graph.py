@@ -131,9 +131,11 @@ def trace(
     tensors = tensors_in([list(args), named])
     with undisturbed_randomness([*tensors, *model.parameters()]), _no_garbage_collection():
         try:
-            recorded = trace_passes(_private_copy(model, share=True), args, named, shared=True)
+            share = True
+            recorded = trace_passes(_private_copy(model, share=share), args, named, shared=share)
         except WritesParameters:
-            recorded = trace_passes(_private_copy(model, share=False), args, named, shared=False)
+            share = False
+            recorded = trace_passes(_private_copy(model, share=share), args, named, shared=share)
         except ChannelwiseError:
             raise
         except Exception as error:
@@ -151,7 +153,7 @@ def trace(
             recorded,
             varied(args),
             varied(named),
-            slim=lambda structure, kept: slim_model(stand_in, structure, Selection(kept), share_untouched=True),
+            slim=lambda structure, kept: slim_model(stand_in, structure, Selection(kept), share_untouched=share),
             masked=lambda structure, kept: masked_model(stand_in, structure, Selection(kept)),
             trains=recorded.trains_differently,
         )

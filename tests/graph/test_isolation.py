@@ -121,6 +121,28 @@ def test_a_failing_forward_changes_nothing() -> None:
         channelwise.trace(model, x)
 
 
+class CountsItself(nn.Module):
+    """Writes into its parameters at every call, and has a number that keeps `hidden` from being pruned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.hidden, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+        self.calls = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.calls.add_(1)
+            self.stem.weight.mul_(0.9)
+        return self.head(self.hidden(self.stem(x)).reshape(x.shape[0], 8, *x.shape[2:])) + self.calls
+
+
+def test_a_model_that_writes_into_its_parameters_keeps_them() -> None:
+    model, x = CountsItself(), image()
+    with nothing_changes(model):
+        graph = channelwise.trace(model, x)
+    assert [group.name for group in graph.groups] == ["stem"]
+
+
 def test_inputs_are_not_written() -> None:
     model = Between(nn.ReLU(inplace=True))
     model.register_forward_pre_hook(lambda module, args: args[0].mul_(2))

@@ -247,17 +247,24 @@ class _Layout:
             reasons[int(self.comp[node])].append(reason)
         for channel, reason in self.extra_reasons.items():
             reasons[channel].append(reason)
+        # Channels with the same reasons have one number, so that slots are sorted by numbers alone.
+        numbers: dict[tuple[Reason, ...], int] = {(): 0}
+        why = np.zeros(self.count, np.int64)
+        for channel, its in reasons.items():
+            why[channel] = numbers.setdefault(tuple(its), len(numbers))
+        lists = list(numbers)
+        stays = np.flatnonzero(group_of[self.slot_comp] < 0)
+        if not stays.size:
+            return ()
+        kind = self.slot_axis[stays] * len(lists) + why[self.slot_comp[stays]]
+        order = np.argsort(kind, kind="stable")
+        runs = np.split(stays[order], np.flatnonzero(np.diff(kind[order])) + 1)
         found = []
-        order = np.flatnonzero(group_of[self.slot_comp] < 0)
-        table: dict[tuple[int, tuple[Reason, ...]], list[int]] = defaultdict(list)
-        cache = {c: tuple(r) for c, r in reasons.items()}
-        for slot in order.tolist():
-            table[(int(self.slot_axis[slot]), cache.get(int(self.slot_comp[slot]), ()))].append(
-                int(self.slot_index[slot])
-            )
-        for (axis, why), index in table.items():
+        for run in sorted(runs, key=lambda run: int(run[0])):
+            axis = int(self.slot_axis[run[0]])
             tensor, dim = self.axes[axis]
-            found.append(Frozen(tensor, dim, np.array(index), self.axis_role[axis], why))
+            because = lists[why[self.slot_comp[run[0]]]]
+            found.append(Frozen(tensor, dim, self.slot_index[run], self.axis_role[axis], because))
         return tuple(found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import cache
+from functools import cache, partial
 from inspect import signature, unwrap
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from channelwise.graph.context import TraceContext
 from channelwise.graph.recording import Trace
+from channelwise.graph.sizes import WatchedSize, unwatched
 from channelwise.graph.structure import Reason
 
 _ADAPTING = {
@@ -43,6 +44,10 @@ _ADAPTING = {
     torch._C._nn.pad,
     torch.feature_dropout,
     torch.feature_alpha_dropout,
+    nn.functional.dropout1d,
+    nn.functional.dropout2d,
+    nn.functional.dropout3d,
+    nn.functional.feature_alpha_dropout,
 }
 """Functions that compute every size from their input."""
 
@@ -67,6 +72,8 @@ _MEASURING = {
 }
 """Ways to read how many channels a tensor has."""
 
+_COUNTING = {torch.Tensor.numel, torch.Tensor.nelement}
+
 _OF_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 
 
@@ -85,11 +92,9 @@ class FunctionWatch(TorchFunctionMode):
             ctx.use(args[:1])
             ctx.freeze_all(args[:1], "the values leave torch, where they cannot be followed")
         elif func in _MEASURING and not ctx.adapts and not sys._getframe(1).f_code.co_filename.startswith(_OF_TORCH):
-            # The user's code may compute with the number, say as a scale, and no operation would show it.
-            ctx.operation = f"Tensor.{func.__name__.replace('__get__', 'shape')}"
-            for m in ctx.maps(args[0]):
-                ctx.space.ask(m.labels, ctx.because("its size is read"))
-                ctx.read.append((ctx.module, m.flat))
+            return self._measured(func, args, kwargs)
+        args = tuple(unwatched(value) for value in args)
+        kwargs = {name: unwatched(value) for name, value in kwargs.items()}
         if func is nn.functional.multi_head_attention_forward:
             return self._heads_of_torch(func, args, kwargs)
         if func is nn.functional.scaled_dot_product_attention and kwargs.get("scale") is None:
@@ -110,6 +115,24 @@ class FunctionWatch(TorchFunctionMode):
             return func(*args, **kwargs)
         finally:
             ctx.adapts = False
+
+    def _measured(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The number of elements along some axes, which the user's code may compute with, say as a scale."""
+        result = func(*args, **kwargs)
+        read = partial(self._size_is_read, f"Tensor.{func.__name__.replace('__get__', 'shape')}", args[0])
+        if isinstance(result, torch.Size):
+            return WatchedSize(result, read)
+        (axis,) = (*args[1:], *kwargs.values()) if func is torch.Tensor.size else (0,)
+        for one in (axis % args[0].ndim,) if func not in _COUNTING else range(args[0].ndim):
+            read(one)
+        return result
+
+    def _size_is_read(self, operation: str, tensor: torch.Tensor, axis: int) -> None:
+        ctx = self.ctx
+        for m in ctx.maps(tensor):
+            if m.axis == axis:
+                ctx.space.ask(m.labels, Reason(operation, ctx.module, "its size is read"))
+                ctx.read.append((ctx.module, m.flat))
 
     def _heads_of_torch(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Torch's own attention loses whole heads; as its heads are together as wide as its queries, those with them.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,8 +36,19 @@ logger = logging.getLogger(__name__)
 
 Surgeon = Callable[[Structure, Kept], nn.Module]
 
-Trial = tuple[int, bool]
-"""Which selection is tried, and whether in train mode."""
+
+class Trial(NamedTuple):
+    """Which selection is tried, whether in train mode, and whether of exact groups alone.
+
+    Code may be right only where groups before and behind a norm lose in proportion: one kind alone shows it.
+    """
+
+    number: int
+    train: bool = False
+    exact_alone: bool = False
+
+
+_FIRST = Trial(0)
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Failure:
     suspects: frozenset[str] = frozenset()
     raised: bool = False
     module: str = ""
-    trial: Trial = (0, False)
+    trial: Trial = _FIRST
 
     def is_like(self, other: Failure | None) -> bool:
         """Whether the other is the same but for the numbers that it names."""
@@ -68,7 +78,8 @@ _NUMBER = re.compile(r"\d+")
 class Tryout:
     """Builds and runs pruned models of a traced one.
 
-    ``slim`` and ``masked`` build the slim and the masked model of a selection from weights of which none is constant.
+    ``slim`` and ``masked`` build the slim and the masked model of a selection from weights of which none is constant;
+    these models may write into their buffers, and into their parameters if the traced one does.
     ``trains``: the model runs in train mode and does something else there, which is tried, too.
     """
 
@@ -90,38 +101,38 @@ class Tryout:
     def _trials(self, structure: Structure, names: Sequence[str]) -> list[Trial]:
         """In train mode too where it differs, but only once where random numbers forbid comparing its outputs."""
         asked = asked_of(self.trace, structure)
+        numbers = trials(structure, {name: asked[name] for name in names})
         found = []
-        for number in trials(structure, {name: asked[name] for name in names}):
-            found.append((number, False))
+        for number in numbers:
+            found.append(Trial(number))
             if self.trains and not (number and self.trace.trains_randomly):
-                found.append((number, True))
+                found.append(Trial(number, train=True))
+        exact = _exact(structure, names)
+        if exact and exact != _comparable(structure, names):
+            found.append(Trial(max(numbers[-1], 1), exact_alone=True))
         return found
 
     def _check(self, structure: Structure, wanted: frozenset[str], trial: Trial) -> Failure | None:
         """In one trial: is the slim model the masked one, and where none can be, do the same labels meet?"""
-        number, train = trial
-        comparable = frozenset(g.name for g in structure.groups if not g.slim_only) & wanted
+        number, train, exact_alone = trial
+        wanted = _exact(structure, wanted) if exact_alone else wanted
+        comparable = _comparable(structure, wanted)
         # Of these the outputs tell: a new tensor may just happen to have as many elements as there are channels.
         told = comparable - self._in_questioned_norms(structure)
         if not wanted <= told:
             failure, _ = self._labels_meet(structure, removed_in(structure, wanted, number), train)
             if failure is not None and (failure.raised or not failure.suspects <= told):
                 return failure
-        # Code may be right only where groups before and behind a norm lose in proportion: one kind alone shows it.
-        exact = frozenset(g.name for g in structure.groups if g.exact) & wanted
-        for some in dict.fromkeys((comparable, exact)):
-            if not some:
-                continue
-            kept = removed_in(structure, some, number)
-            failure, outputs = self._outputs(structure, kept, train)
-            if failure is not None and failure.raised:
-                return failure
-            if train and self.trace.trains_randomly:
-                continue
-            text = self._compare(structure, kept, outputs, train)
-            if text is not None:
-                return Failure(text)
-        return None
+        if not comparable:
+            return None
+        kept = removed_in(structure, comparable, number)
+        failure, outputs = self._outputs(structure, kept, train)
+        if failure is not None and failure.raised:
+            return failure
+        if train and self.trace.trains_randomly:
+            return None
+        text = self._compare(structure, kept, outputs, train)
+        return None if text is None else Failure(text)
 
     def _outputs(self, structure: Structure, kept: Kept, train: bool) -> tuple[Failure | None, list[torch.Tensor]]:
         """The outputs of a slim model; if its code raises, labels tell where."""
@@ -150,15 +161,11 @@ class Tryout:
         """Whether other random numbers, or rounding that batch norm over few values blows up, change these outputs."""
         again = self._run(self.masked(structure, kept), True, seed=1)
         args, kwargs = self._arguments(True)
-        masked = copy.deepcopy(self.masked(structure, kept))
-        noisy = run_once(masked, nudged(list(args)), nudged(dict(kwargs)), train=True)
+        noisy = run_once(self.masked(structure, kept), nudged(list(args)), nudged(dict(kwargs)), train=True)
         return gap(again, expected) > 0 or difference(noisy, expected) is not None
 
     def _run(self, model: nn.Module, train: bool, seed: int = 0) -> list[torch.Tensor]:
-        if not train:
-            return run_once(model, self.args, self.kwargs, seed=seed)
-        # In train mode buffers change, which pruned models may share.
-        return run_once(copy.deepcopy(model), *self._arguments(train), train=True, seed=seed)
+        return run_once(model, *self._arguments(train), train=train, seed=seed)
 
     def _arguments(self, train: bool) -> tuple[Sequence[Any], Mapping[str, Any]]:
         if train and self.trace.batch == 1:
@@ -175,8 +182,7 @@ class Tryout:
         second = Trace(LabelSpace(count=frozen.size), {}, {})
         second.tensors = slim_labels(self.trace, structure, kept, channel)
         try:
-            model = self.slim(structure, kept)
-            model = copy.deepcopy(model).train() if train else model
+            model = self.slim(structure, kept).train(train)
         except Exception as error:
             # Not the user's code: surgery does not know a module of this kind, so its channels stay.
             logger.warning("a slim model cannot be built: %s: %s; its channels stay", type(error).__name__, error)
@@ -238,6 +244,14 @@ class Tryout:
             else:
                 fails = middle
         return names[fails - 1]
+
+
+def _comparable(structure: Structure, names: Collection[str]) -> frozenset[str]:
+    return frozenset(g.name for g in structure.groups if not g.slim_only).intersection(names)
+
+
+def _exact(structure: Structure, names: Collection[str]) -> frozenset[str]:
+    return frozenset(g.name for g in structure.groups if g.exact).intersection(names)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,89 @@
+"""The shape of a tensor as the user's code sees it during a trace: it tells which of its lengths are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+Read = Callable[[int], None]
+
+
+class WatchedSize(tuple[int, ...]):
+    """A ``torch.Size`` that calls ``read(axis)`` whenever its length along an axis becomes known to somebody.
+
+    ``x.shape[0]`` and ``x.shape[2:]`` say nothing about channels; ``b, c, h, w = x.shape`` does. Whatever looks at it
+    as a whole reads all of it. The number of axes may be asked freely.
+    """
+
+    size: torch.Size
+    read: Read
+
+    def __new__(cls, size: torch.Size, read: Read) -> WatchedSize:
+        self = super().__new__(cls, size)
+        self.size, self.read = size, read
+        return self
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return torch.Size
+
+    def whole(self) -> torch.Size:
+        """The size itself, all of which is read now."""
+        for axis in range(len(self.size)):
+            self.read(axis)
+        return self.size
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self.size[index]
+        axes = range(len(self.size))[index]
+        for axis in axes if isinstance(axes, range) else (axes,):
+            self.read(axis)
+        # Not a plain one: that would, on the left of an operator, look into a watched one unseen.
+        return WatchedSize(found, _known) if isinstance(found, torch.Size) else found
+
+    def __iter__(self) -> Iterator[int]:
+        for axis, length in enumerate(self.size):
+            self.read(axis)
+            yield length
+
+    def __hash__(self) -> int:
+        return hash(self.whole())
+
+    def __reduce__(self) -> Any:
+        return torch.Size, (tuple(self.whole()),)
+
+    def numel(self) -> int:
+        """The number of elements of the tensor."""
+        return self.whole().numel()
+
+
+def _known(axis: int) -> None:
+    """What has been read is known."""
+
+
+def unwatched(value: Any) -> Any:
+    """The size itself, all of which is read, in place of a watched one; anything else as it is."""
+    return value.whole() if type(value) is WatchedSize else value
+
+
+def _of_all(name: str) -> Callable[..., Any]:
+    def method(self: WatchedSize, *args: Any) -> Any:
+        return getattr(self.whole(), name)(*map(unwatched, args))
+
+    method.__name__ = name
+    return method
+
+
+_WHOLE = ("add", "contains", "eq", "ge", "gt", "le", "lt", "mul", "ne", "repr", "rmul", "str")
+
+for _name in (*(f"__{name}__" for name in _WHOLE), "count", "index"):
+    setattr(WatchedSize, _name, _of_all(_name))
+
+
+def _radd(self: WatchedSize, other: Any) -> Any:
+    return other + self.whole()
+
+
+WatchedSize.__radd__ = _radd  # type: ignore[attr-defined]
