@@ -119,16 +119,18 @@ class Tryout:
         comparable = _comparable(structure, wanted)
         # Of these the outputs tell: a new tensor may just happen to have as many elements as there are channels.
         told = comparable - self._in_questioned_norms(structure)
+        outputs: list[torch.Tensor] | None = None
         if not wanted <= told:
-            failure, _ = self._labels_meet(structure, removed_in(structure, wanted, number), train)
+            failure, outputs = self._labels_meet(structure, removed_in(structure, wanted, number), train)
             if failure is not None and (failure.raised or not failure.suspects <= told):
                 return failure
         if not comparable:
             return None
         kept = removed_in(structure, comparable, number)
-        failure, outputs = self._outputs(structure, kept, train)
-        if failure is not None and failure.raised:
-            return failure
+        if outputs is None or comparable != wanted:
+            failure, outputs = self._outputs(structure, kept, train)
+            if failure is not None and failure.raised:
+                return failure
         if train and self.trace.trains_randomly:
             return None
         text = self._compare(structure, kept, outputs, train)
