@@ -187,6 +187,7 @@ def _compared(entry: Entry, model: nn.Module) -> dict[str, Any]:
     return {
         "relative_error": report.error,
         "changed": report.changed,
+        "compared_in_training": report.compared_in_training,
         "trained": report.trained,
         "double": double,
     }
