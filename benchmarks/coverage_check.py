@@ -75,6 +75,7 @@ def check(entry: Entry) -> dict[str, Any]:
         row["trace_bytes"] = memory.peak()
         row["stage"] = "reload"
         row["reloaded"] = _reloaded(entry, graph, inputs)
+        del graph
         row["stage"] = "oracle"
         row |= _compared(entry, model)
         row["stage"] = "done"
