@@ -50,7 +50,11 @@ MONAI: dict[str, tuple[str, str, dict[str, Any]]] = {
         VOLUME,
         {"in_channels": 1, "out_channels": 3, "img_size": 32, "hidden_size": 192} | {"mlp_dim": 768},
     ),
-    "swin_unetr_3d": ("SwinUNETR", "1,1,64,64,64", {"in_channels": 1, "out_channels": 3, "feature_size": 12}),
+    "swin_unetr_3d": (
+        "SwinUNETR",
+        "1,1,64,64,64",
+        {"in_channels": 1, "out_channels": 3, "feature_size": 12, "window_size": 4},
+    ),
     "mednext_s_3d": ("MedNeXtS", VOLUME, {"spatial_dims": 3, "in_channels": 1, "out_channels": 3}),
 }
 TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
