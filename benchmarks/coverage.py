@@ -32,17 +32,18 @@ from pebble import ProcessExpired, ProcessPool
 JOURNALS = Path(__file__).with_name("journals")
 LIBRARIES = ("torchvision", "timm", "ultralytics", "smp", "other")
 INTRODUCTION = """\
-Every model is built with random weights and random batch-norm statistics and traced. A random half of every
-channel group is removed; the slim model is compared with the masked one, whose norms count only what is kept, and so
-is one with another, unbalanced selection; MACs and parameters are counted on the slim model; it is trained a step,
-saved, and loaded into a fresh model. *Prunable* is the share of the output channels of convolutions; channels that a
-network returns are never among them. *Time* and *memory* are those of the trace, verification included, beside those of
-a forward pass of one image of the size given; *quick* are traces within four forward passes and 0.3 s of processor
-time, *light* those within three times the memory and 64 MB. *Slim only* are groups for which zeroing is not the same
-as removing (behind a mean over channels in the model's own code, for example): for these shapes, counts and training
-are checked, and that the same channels meet in the slim model. Of detectors the outputs of the heads are compared, as
-rounding decides the order of boxes; their own pre- and postprocessing runs. YOLO models return the features of their
-neck beside their predictions; these are left out, so that they need not stay.""".splitlines()
+Every model is built with random weights and random batch-norm statistics and traced. A random half of every channel
+group is removed; the slim model is compared with the masked one, whose norms count only what is kept, and so is one
+with another, unbalanced selection; their outputs may differ by what rounding changes, no more; MACs and parameters are
+counted on the slim model; it is trained a step, saved, and loaded into a fresh model. *Prunable* is the share of the
+output channels of convolutions; channels that a network returns are never among them. *Time* and *memory* are those of
+the trace, verification included, beside those of a forward pass of one image of the size given; *quick* are traces
+within four forward passes and 0.3 s of processor time, *light* those within three times the memory and 64 MB. *Slim
+only* are groups for which zeroing is not the same as removing (behind a mean over channels in the model's own code, for
+example): for these shapes, counts and training are checked, and that the same channels meet in the slim model. Of
+detectors the outputs of the heads are compared, as rounding decides the order of boxes; their own pre- and
+postprocessing runs. YOLO models return the features of their neck beside their predictions; these are left out, so that
+they need not stay.""".splitlines()
 TITLES = {
     "torchvision": "torchvision",
     "timm": "timm",

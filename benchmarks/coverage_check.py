@@ -75,6 +75,7 @@ def check(entry: Entry) -> dict[str, Any]:
         row["trace_bytes"] = memory.peak()
         row["stage"] = "reload"
         row["reloaded"] = _reloaded(entry, graph, inputs)
+        del graph
         row["stage"] = "oracle"
         row |= _compared(entry, model)
         row["stage"] = "done"
@@ -187,6 +188,7 @@ def _compared(entry: Entry, model: nn.Module) -> dict[str, Any]:
     return {
         "relative_error": report.error,
         "changed": report.changed,
+        "compared_in_training": report.compared_in_training,
         "trained": report.trained,
         "double": double,
     }

@@ -33,20 +33,29 @@ MONAI: dict[str, tuple[str, str, dict[str, Any]]] = {
     "densenet121_3d": ("DenseNet121", VOLUME, {"spatial_dims": 3, "in_channels": 1, "out_channels": 10}),
     "resnet50_1d": ("ResNet", "1,1,512", {"spatial_dims": 1, "n_input_channels": 1, "num_classes": 10, **RESNET50}),
     "resnet18_3d": ("ResNet", VOLUME, {"spatial_dims": 3, "n_input_channels": 1, "num_classes": 10, **RESNET18}),
-    "seresnet50_3d": ("SEResNet50", VOLUME, {"spatial_dims": 3, "in_channels": 1, "num_classes": 10}),
+    # Larger, so that batch norm in train mode sees more than a voxel of the deepest features.
+    "seresnet50_3d": ("SEResNet50", "1,1,96,96,96", {"spatial_dims": 3, "in_channels": 1, "num_classes": 10}),
     "efficientnet_b0_1d": (
         "EfficientNetBN",
         "1,1,512",
         {"model_name": "efficientnet-b0", "pretrained": False, "spatial_dims": 1, "in_channels": 1, "num_classes": 10},
     ),
-    "autoencoder_3d": ("AutoEncoder", VOLUME, {"spatial_dims": 3, "norm": "batch", **UNET}),
+    "autoencoder_3d": (
+        "AutoEncoder",
+        VOLUME,
+        {"spatial_dims": 3, "norm": "batch", **UNET} | {"strides": (2, 2, 2, 2)},
+    ),
     "unetr_3d": (
         "UNETR",
         VOLUME,
         {"in_channels": 1, "out_channels": 3, "img_size": 32, "hidden_size": 192} | {"mlp_dim": 768},
     ),
-    "swin_unetr_3d": ("SwinUNETR", VOLUME, {"in_channels": 1, "out_channels": 3, "feature_size": 12}),
-    "mednext_s_3d": ("MedNeXtS", VOLUME, {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "init_filters": 16}),
+    "swin_unetr_3d": (
+        "SwinUNETR",
+        "1,1,64,64,64",
+        {"in_channels": 1, "out_channels": 3, "feature_size": 12, "window_size": 4},
+    ),
+    "mednext_s_3d": ("MedNeXtS", VOLUME, {"spatial_dims": 3, "in_channels": 1, "out_channels": 3}),
 }
 TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "wav2vec2": ("Wav2Vec2Model", "1,4000", SPEECH),

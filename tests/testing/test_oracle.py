@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -68,3 +69,52 @@ def test_wrong_pruning_shows_behind_norms(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(channel_graph, "slim_model", swapped)
     with pytest.raises(AssertionError, match="in eval mode"):
         check_oracle(network, images)
+
+
+class Displacement(nn.Module):
+    """Adds its output to a large coordinate and takes that away again, which rounds in single precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (1000 + self.head(self.body(x).relu())) - 1000
+
+
+def _scaled_by(factor: float) -> Callable[..., nn.Module]:
+    slim = channel_graph.slim_model
+
+    def scaled(*args: Any, **kwargs: Any) -> nn.Module:
+        model = slim(*args, **kwargs)
+        with torch.no_grad():
+            model.head.weight.mul_(factor)  # type: ignore[union-attr, operator]
+        return model
+
+    return scaled
+
+
+def test_rounding_that_a_difference_of_large_numbers_blows_up_is_no_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network, images = Displacement(), torch.randn(2, 3, 48, 48)
+    monkeypatch.setattr(channel_graph, "slim_model", _scaled_by(1 + 4e-6))
+    monkeypatch.setattr(oracle._Check, "state_dicts", lambda *_: None)
+    assert check_oracle(network, images, dtype=torch.float32).error > oracle.TOLERANCE[torch.float32]
+
+
+def test_more_than_what_rounding_changes_is_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network, images = Displacement(), torch.randn(2, 3, 48, 48)
+    monkeypatch.setattr(channel_graph, "slim_model", _scaled_by(1.002))
+    with pytest.raises(AssertionError, match="in eval mode"):
+        check_oracle(network, images, dtype=torch.float32)
+
+
+def test_outputs_in_training_that_are_the_sign_of_rounding_are_not_compared() -> None:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Linear(4, 16)]
+    for _ in range(6):
+        layers += [nn.BatchNorm1d(16), nn.Linear(16, 16)]
+    one = torch.randn(1, 4, dtype=torch.float64)
+    assert not check_oracle(nn.Sequential(*layers), torch.cat([one, one * (1 + 1e-13)])).compared_in_training
+    assert check_oracle(nn.Sequential(*layers), torch.randn(8, 4)).compared_in_training
