@@ -155,7 +155,6 @@ def trace(
             varied(named),
             slim=lambda structure, kept: slim_model(stand_in, structure, Selection(kept), share_untouched=share),
             masked=lambda structure, kept: masked_model(stand_in, structure, Selection(kept)),
-            trains=recorded.trains_differently,
         )
         structure = follow_elsewhere(
             recorded,

@@ -106,6 +106,7 @@ Runs = tuple[str, tuple[np.ndarray, ...]]
 class Trace:
     """What the passes recorded, before channels are made of it.
 
+    ``trains``: the model runs in train mode on these inputs.
     ``trains_differently``: in train mode other tensors are used, or other questions come up, than in eval mode.
     ``trains_randomly``: outputs in train mode cannot be compared.
     ``uncounted`` are the modules of all calls in which zeros were not noticed.
@@ -124,6 +125,7 @@ class Trace:
     uncounted: list[str] = field(default_factory=list)
     types: dict[str, type] = field(default_factory=dict)
     batch: int = 1
+    trains: bool = False
     trains_differently: bool = False
     trains_randomly: bool = False
 

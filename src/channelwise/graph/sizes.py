@@ -14,15 +14,16 @@ class WatchedSize(tuple[int, ...]):
     """A ``torch.Size`` that calls ``read(axis)`` whenever its length along an axis becomes known to somebody.
 
     ``x.shape[0]`` and ``x.shape[2:]`` say nothing about channels; ``b, c, h, w = x.shape`` does. Whatever looks at it
-    as a whole reads all of it. The number of axes may be asked freely.
+    as a whole reads all of it. The number of axes may be asked freely. ``of`` is the tensor that has this size.
     """
 
     size: torch.Size
     read: Read
+    of: torch.Tensor | None
 
-    def __new__(cls, size: torch.Size, read: Read) -> WatchedSize:
+    def __new__(cls, size: torch.Size, read: Read, of: torch.Tensor | None = None) -> WatchedSize:
         self = super().__new__(cls, size)
-        self.size, self.read = size, read
+        self.size, self.read, self.of = size, read, of
         return self
 
     @property  # type: ignore[misc]

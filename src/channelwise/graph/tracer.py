@@ -143,7 +143,7 @@ def _train_pass(
     for some_args, some_kwargs, outline in attempts:
         try:
             ctx, _ = run_labelled(model, some_args, some_kwargs, trace, record=False, protect=shared, outline=outline)
-            trace.trains_randomly = ctx.random
+            trace.trains, trace.trains_randomly = True, ctx.random
             return ctx.touched
         except Exception as failure:
             # Whatever the user's training path raises, it is skipped and said so.

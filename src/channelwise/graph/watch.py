@@ -14,6 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from channelwise.graph.context import TraceContext
+from channelwise.graph.labels import along
 from channelwise.graph.recording import Trace
 from channelwise.graph.sizes import WatchedSize, unwatched
 from channelwise.graph.structure import Reason
@@ -50,6 +51,8 @@ _ADAPTING = {
     nn.functional.feature_alpha_dropout,
 }
 """Functions that compute every size from their input."""
+
+_EXPANDING = {torch.Tensor.expand, torch.Tensor.expand_as, torch.Tensor.broadcast_to, torch.broadcast_to}
 
 _RESHAPING = {torch.Tensor.view, torch.Tensor.reshape, torch.reshape}
 
@@ -93,6 +96,8 @@ class FunctionWatch(TorchFunctionMode):
             ctx.freeze_all(args[:1], "the values leave torch, where they cannot be followed")
         elif func in _MEASURING and not ctx.adapts and not sys._getframe(1).f_code.co_filename.startswith(_OF_TORCH):
             return self._measured(func, args, kwargs)
+        elif func in _EXPANDING and len(args) == 2 and (like := _like(args[1])) is not None:
+            return self._expanded(args[0], like)
         args = tuple(unwatched(value) for value in args)
         kwargs = {name: unwatched(value) for name, value in kwargs.items()}
         if func is nn.functional.multi_head_attention_forward:
@@ -121,7 +126,7 @@ class FunctionWatch(TorchFunctionMode):
         result = func(*args, **kwargs)
         read = partial(self._size_is_read, f"Tensor.{func.__name__.replace('__get__', 'shape')}", args[0])
         if isinstance(result, torch.Size):
-            return WatchedSize(result, read)
+            return WatchedSize(result, read, args[0])
         (axis,) = (*args[1:], *kwargs.values()) if func is torch.Tensor.size else (0,)
         for one in (axis % args[0].ndim,) if func not in _COUNTING else range(args[0].ndim):
             read(one)
@@ -133,6 +138,20 @@ class FunctionWatch(TorchFunctionMode):
             if m.axis == axis:
                 ctx.space.ask(m.labels, Reason(operation, ctx.module, "its size is read"))
                 ctx.read.append((ctx.module, m.flat))
+
+    def _expanded(self, tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """``tensor.expand(like.shape)``: repeated for as many channels as ``like`` has, it goes with them."""
+        ctx = self.ctx
+        adapts, ctx.adapts = ctx.adapts, True
+        try:
+            result = tensor.expand(like.shape)
+        finally:
+            ctx.adapts = adapts
+        one = [True] * (result.ndim - tensor.ndim) + [n == 1 for n in tensor.shape]
+        repeated = [along(m.flat, m.axis, m.labels.ndim, False) for m in ctx.maps(like) if m.uniform and one[m.axis]]
+        if repeated:
+            ctx.set(result, [*ctx.maps(result), *repeated], ctx.is_weight(tensor))
+        return result
 
     def _heads_of_torch(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Torch's own attention loses whole heads; as its heads are together as wide as its queries, those with them.
@@ -168,6 +187,13 @@ _WIDTHS = {
     "num_parameters",
 }
 """Attributes that surgery corrects."""
+
+
+def _like(size: Any) -> torch.Tensor | None:
+    """The tensor of which another one shall get the shape."""
+    if type(size) is WatchedSize:
+        return size.of
+    return size if isinstance(size, torch.Tensor) else None
 
 
 def ask_where_widths_are_read(model: nn.Module, trace: Trace) -> None:

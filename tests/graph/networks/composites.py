@@ -37,9 +37,9 @@ class SqueezeExciteLinear(nn.Module):
         return self.head(x * self.fc(x.mean((2, 3)).view(n, c)).view(n, c, 1, 1).expand_as(x))
 
 
-@network("composites", kept=("head",), either=("mix", "second.0"))
+@network("composites", kept=("head",), either=("mix",), counted=("second.0",))
 class EfficientChannelAttention(nn.Module):
-    """ECA: a 1-d convolution along the channels as an axis of positions; these channels must stay."""
+    """ECA: a 1-d convolution along the channels as an axis of positions; masked models run it on the kept ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,6 +50,28 @@ class EfficientChannelAttention(nn.Module):
         x = self.second(self.first(x))
         gate = self.mix(x.mean((2, 3)).unsqueeze(1)).transpose(1, 2).unsqueeze(-1)
         return self.head(x * gate.sigmoid())
+
+
+@network("composites", kept=("head", "second.0"), either=("mix",), frozen=("convolution",))
+class ConvolutionThatDropsChannels(EfficientChannelAttention):
+    """The same without padding: which channels a gate is for depends on how many there are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x))
+        gate = nn.functional.conv1d(x.mean((2, 3)).unsqueeze(1), self.mix.weight).squeeze(1)
+        return self.head(x * nn.functional.pad(gate, (1, 1))[:, :, None, None].sigmoid())
+
+
+@network("composites", shapes=((2, 3, 8),), kept=("head",), either=("mix",))
+class PointwiseOverChannels(nn.Module):
+    """A kernel of length 1 along the channels: they have no neighbours, so that all is exact."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix, self.head = nn.Conv1d(3, 8, 3), nn.Conv2d(1, 1, 1, bias=False), nn.Conv1d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(self.first(x).unsqueeze(1)).squeeze(1))
 
 
 @network("composites")

@@ -89,6 +89,32 @@ add("norm_layer_functional", "norms", lambda: Between(FunctionalLayerNorm(8)), e
 add("norm_layer_over_space", "norms", lambda: Between(nn.LayerNorm([8, 8])))
 
 
+class GroupDeviation(nn.Module):
+    """EvoNorm-S0: a gate divided by the deviation of runs of channels, which is expanded by the sizes of the input."""
+
+    def __init__(self, width: int, groups: int, like: bool = False):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.groups, self.like = groups, like
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        runs = x.reshape(b, self.groups, c // self.groups, h, w)
+        deviation = runs.var(dim=(2, 3, 4), unbiased=False, keepdim=True).add(1e-5).sqrt()
+        deviation = deviation.expand_as(runs) if self.like else deviation.expand(runs.shape)
+        gated = x * x.sigmoid() / deviation.reshape(b, c, h, w)
+        return gated * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+for like in (False, True):
+    add(
+        f"norm_group_deviation{'_like' * like}",
+        "norms",
+        lambda like=like: Between(GroupDeviation(8, 2, like)),
+        inexact=("first",),
+    )
+
+
 class Permute(nn.Module):
     """Permutes the axes."""
 

@@ -57,6 +57,21 @@ class CutInTrainModeOnly(nn.Module):
         return self.head(x), self.aux(torch.cat([y, self.cheap(y)], 1)[:, :9])
 
 
+@network("verified", either=("second",), kept=("head", "first"), shapes=((2, 3, 8),))
+class PositiveInEvalMode(nn.Module):
+    """Half of the channels is clipped, of which nothing shows while all of them are positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv1d(3, 4, 1), nn.Conv1d(4, 4, 1), nn.Conv1d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y, half = self.second(x), x.shape[1] // 2
+        y = y if self.training else y.abs()
+        return self.head(torch.cat([y[:, :half].relu(), y[:, half:]], 1))
+
+
 @network("verified", kept=("head", "query", "key"), shapes=((2, 3, 8),))
 class FaintAttention(nn.Module):
     """Scores divided by the root of a width, which changes the outputs by less than a hundredth."""

@@ -26,6 +26,15 @@ class StandardisedConv(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
+class NormalisedConv(nn.Conv2d):
+    """Weight standardisation by a batch norm over the reshaped weight (NF-ResNet, BiT)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True)
+        weight = weight.reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
 class Symmetric(nn.Module):
     """A parametrization that averages a kernel with its mirror image."""
 
@@ -85,6 +94,13 @@ add(
     either=("first",),
     inexact=("first",),
 )
+for groups in (1, 2):
+    add(
+        f"weight_normalised_in_{groups}",
+        "weights",
+        lambda groups=groups: Between(NormalisedConv(8, 8, 3, groups=groups)),
+        inexact=("first",),
+    )
 add("linear_weight_norm", "weights", lambda: Between(WeightNormedLinear(), after=6), either=("first", "op.linear"))
 
 

@@ -38,7 +38,9 @@ def convolution(
     *args: bool,
 ) -> None:
     """x (N, C, …); weight (O, C/g, …), transposed (C, O/g, …); bias (O,)."""
-    ctx.freeze_axes(x, range(2, x.ndim), "a labelled axis is convolved over")
+    carried = [] if transposed else _carried(ctx, out, x, weight.shape[2:], stride)
+    convolved = {m.axis for m in carried}
+    ctx.freeze_axes(x, [a for a in range(2, x.ndim) if a not in convolved], "a labelled axis is convolved over")
     ctx.freeze_axes(weight, range(2, weight.ndim), "kernel positions stay")
     batch = [m for m in ctx.maps(x) if m.axis == 0]
     channels = x.shape[1]
@@ -56,10 +58,29 @@ def convolution(
     maps = [along(result.flat, 1, out.ndim, _with_bias(ctx, result, bias))] if result is not None else []
     if result is None and bias is not None:
         ctx.freeze_all([bias], "added to channels of fixed number")
-    maps += [m.with_zero(m.zero and bias is None) for m in batch]
+    maps += [m.with_zero(m.zero and bias is None) for m in [*batch, *carried]]
     ctx.set(out, maps)
-    positions = math.prod((x if transposed else out).shape[2:]) * math.prod(weight.shape[2:])
-    ctx.count_macs(positions, [(x, 0), (weight, 0), (weight, 1)])
+    places = (x if transposed else out).shape[2:]
+    positions = math.prod(n for axis, n in enumerate(places, 2) if axis not in convolved) * math.prod(weight.shape[2:])
+    ctx.count_macs(positions, [(x, 0), (weight, 0), (weight, 1), *((x, axis) for axis in sorted(convolved))])
+
+
+def _carried(
+    ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, kernel: Sequence[int], stride: Sequence[int]
+) -> list[LabelMap]:
+    """Channels along an axis that a kernel moves over, as in efficient channel attention (arXiv:1910.03151).
+
+    They keep their places if the axis keeps its length whatever it is. Those that are left get new neighbours.
+    """
+    found = []
+    for m in ctx.maps(x):
+        place = m.axis - 2
+        if place < 0 or not m.uniform or stride[place] != 1 or out.shape[m.axis] != x.shape[m.axis]:
+            continue
+        if kernel[place] > 1:
+            ctx.inexact(m.labels, "convolved over, so that removed channels have neighbours")
+        found.append(m.with_zero(m.zero and kernel[place] == 1))
+    return found
 
 
 def _with_bias(ctx: TraceContext, result: LabelMap, bias: torch.Tensor | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,12 @@ def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, *
     results = []
     pairs = blocks(x.shape, out.shape)
     for m in maps:
-        if not m.uniform:
-            ctx.freeze(m.labels, "the weight of a grouped convolution is reshaped")
+        across = {d: _alone(pairs, d) for d in range(x.ndim) if d != m.axis and m.labels.shape[d] > 1}
+        if None in across.values():
+            ctx.freeze(m.labels, "the weight of a grouped convolution is reshaped across its blocks")
             continue
         rows, columns = next(b for b in pairs if m.axis in b[0])
-        moved = _through(ctx, m, x.shape, out.shape, rows, columns)
+        moved = _through(ctx, m, x.shape, out.shape, rows, columns, across)  # type: ignore[arg-type]
         if moved is not None:
             results.append(moved)
         if moved is None or moved.axis != ctx.free_axis:
@@ -77,6 +78,11 @@ def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, *
     ctx.set(out, results, ctx.is_weight(x))
 
 
+def _alone(pairs: Sequence[Block], axis: int) -> int | None:
+    """Where an axis is afterwards, if it is neither merged nor split."""
+    return next((columns[0] for rows, columns in pairs if rows == (axis,) and len(columns) == 1), None)
+
+
 def _through(
     ctx: TraceContext,
     m: LabelMap,
@@ -84,18 +90,18 @@ def _through(
     new: Sequence[int],
     rows: tuple[int, ...],
     columns: tuple[int, ...],
+    across: Mapping[int, int],
 ) -> LabelMap | None:
-    shape = [1] * len(new)
-    if len(rows) == len(columns) == 1:
-        shape[columns[0]] = new[columns[0]]
-        return m.moved(m.flat.reshape(shape), columns[0])
-    grid = m.flat.reshape([old[r] if r == m.axis else 1 for r in rows])
-    labels = np.broadcast_to(grid, [old[r] for r in rows]).reshape([new[c] for c in columns])
-    varying = [
-        k
-        for k in range(len(columns))
-        if not np.array_equal(labels, np.broadcast_to(np.take(labels, [0], k), labels.shape))
-    ]
+    """The map of an axis in ``rows`` along one of ``columns``.
+
+    ``across``: axes on which its labels depend, too, those of blocks of a grouped convolution's weight, and where these
+    axes are afterwards.
+    """
+    lead = [old[d] for d in across]
+    flat = np.moveaxis(m.labels, list(across), range(len(lead))).reshape(*lead, -1)
+    grid = flat.reshape([*lead, *(old[r] if r == m.axis else 1 for r in rows)])
+    labels = np.broadcast_to(grid, [*lead, *(old[r] for r in rows)]).reshape([*lead, *(new[c] for c in columns)])
+    varying = [k for k in range(len(columns)) if _varies(labels, len(lead) + k)]
     if not varying and len(columns) > 1:
         # One channel fills the whole axis, so it can never go, and which of the new axes is its own is unknown.
         ctx.freeze(labels, "one channel fills a whole axis that is reshaped")
@@ -103,9 +109,17 @@ def _through(
     keep = _shrinking(ctx, varying, columns, new)
     for k in range(len(columns)):
         if k != keep:
-            labels = ctx.space.tie(labels, k) if k in varying else np.take(labels, [0], k)
-    shape[columns[keep]] = new[columns[keep]]
-    return m.moved(labels.reshape(shape), columns[keep])
+            at = len(lead) + k
+            labels = ctx.space.tie(labels, at) if k in varying else np.take(labels, [0], at)
+    # Axes of blocks come first here: to their places with them.
+    places = [*across.values(), columns[keep]]
+    order = sorted(range(len(places)), key=places.__getitem__)
+    shape = [new[d] if d in places else 1 for d in range(len(new))]
+    return m.moved(labels.reshape(*lead, -1).transpose(order).reshape(shape), columns[keep])
+
+
+def _varies(labels: np.ndarray, axis: int) -> bool:
+    return not np.array_equal(labels, np.broadcast_to(np.take(labels, [0], axis), labels.shape))
 
 
 def _shrinking(ctx: TraceContext, varying: list[int], columns: tuple[int, ...], new: Sequence[int]) -> int:

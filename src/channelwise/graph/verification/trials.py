@@ -11,7 +11,10 @@ from channelwise.graph.structure import Group, Structure
 
 Kept = Mapping[str, np.ndarray]
 
-_TRIALS = ((4, 12), (16, 7))
+FEW = 4
+"""Of so few channels, code may pick the right ones by chance, and their values may tell nothing."""
+
+_TRIALS = ((FEW, 12), (16, 7))
 """At most so many channels, so many trials: with few channels, code may pick the right ones by chance."""
 
 _OF_MANY = 2

@@ -30,7 +30,7 @@ from channelwise.graph.verification.comparing import (
 )
 from channelwise.graph.verification.questions import Membership, asked_in, asked_of
 from channelwise.graph.verification.slim_labels import only_ones, slim_labels
-from channelwise.graph.verification.trials import Kept, removed_in, trials
+from channelwise.graph.verification.trials import FEW, Kept, removed_in, trials
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,6 @@ class Tryout:
 
     ``slim`` and ``masked`` build the slim and the masked model of a selection from weights of which none is constant;
     these models may write into their buffers, and into their parameters if the traced one does.
-    ``trains``: the model runs in train mode and does something else there, which is tried, too.
     """
 
     trace: Trace
@@ -88,7 +87,6 @@ class Tryout:
     kwargs: Mapping[str, Any]
     slim: Surgeon
     masked: Surgeon
-    trains: bool = False
 
     def check(self, structure: Structure, names: Sequence[str], only: Trial | None = None) -> Failure | None:
         """Prune part of these groups, in several ways or in one: the first failure."""
@@ -105,8 +103,12 @@ class Tryout:
         found = []
         for number in numbers:
             found.append(Trial(number))
-            if self.trains and not (number and self.trace.trains_randomly):
+            if self.trace.trains_differently and not (number and self.trace.trains_randomly):
                 found.append(Trial(number, train=True))
+        if self.trace.trains and not (self.trace.trains_differently or self.trace.trains_randomly):
+            # Few channels may all be positive by chance; normalised by their own statistics they are not.
+            if any(structure.group(name).size <= FEW for name in names):
+                found += [Trial(number, train=True) for number in numbers[::3]]
         exact = _exact(structure, names)
         if exact and exact != _comparable(structure, names):
             found.append(Trial(max(numbers[-1], 1), exact_alone=True))
