@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import roi_align, roi_pool
 
 from tests.graph.networks.layers import CONV, NORM, TRANSPOSED, conv_bn
 from tests.graph.networks.registry import add, network
@@ -51,6 +54,28 @@ class UNetWithPadding(nn.Module):
         dy, dx = a.size(2) - y.size(2), a.size(3) - y.size(3)
         y = F.pad(y, [dx // 2, dx - dx // 2, dy // 2, dy - dy // 2])
         return self.head(self.merge(torch.cat([a, y], 1)))
+
+
+class RegionHead(nn.Module):
+    """Features in boxes of two levels, as a two-stage detector pools them."""
+
+    def __init__(self, pool: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.fine, self.coarse = conv_bn(3, 8), conv_bn(8, 8, stride=2)
+        self.pool, self.head = pool, nn.Linear(8 * 2 * 2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.fine(x)
+        boxes = torch.tensor([[0.0, 0, 0, 6, 6], [1, 1, 2, 7, 7], [1, 0, 0, 3, 5]], dtype=x.dtype, device=x.device)
+        pooled = torch.zeros(3, fine.shape[1], 2, 2, dtype=x.dtype, device=x.device)
+        for level, (features, scale) in enumerate(((fine, 1.0), (self.coarse(fine), 0.5))):
+            chosen = torch.where(torch.arange(3) % 2 == level)[0]
+            pooled[chosen] = self.pool(features, boxes[chosen], (2, 2), spatial_scale=scale)
+        return self.head(pooled.flatten(1))
+
+
+for name, pool in {"align": roi_align, "pool": roi_pool}.items():
+    add(f"regions_{name}", "regions", lambda pool=pool: RegionHead(pool))
 
 
 @network("regions", kept=("head",))

@@ -13,8 +13,11 @@ Rule = Callable[..., None]
 _RULES: dict[Any, Rule] = {}
 
 
-def rule(*operators: OpOverload | OpOverloadPacket | None) -> Callable[[Rule], Rule]:
-    """Register the decorated function for these operators (None: not in this version of torch)."""
+def rule(*operators: OpOverload | OpOverloadPacket | str | None) -> Callable[[Rule], Rule]:
+    """Register the decorated function for these operators (None: not in this version of torch).
+
+    Those of other libraries, which may be loaded later or not at all, go by name: ``"torchvision::roi_align"``.
+    """
 
     def register(function: Rule) -> Rule:
         for operator in operators:
@@ -27,7 +30,7 @@ def rule(*operators: OpOverload | OpOverloadPacket | None) -> Callable[[Rule], R
 
 def find(operator: OpOverload) -> Rule | None:
     """The rule of an overload, or of all overloads of its name."""
-    return _RULES.get(operator) or _RULES.get(operator.overloadpacket)
+    return _RULES.get(operator) or _RULES.get(operator.overloadpacket) or _RULES.get(operator._schema.name)
 
 
 def operators(namespace: Any, *names: str) -> list[OpOverloadPacket | None]:

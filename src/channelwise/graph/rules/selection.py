@@ -162,6 +162,52 @@ def index(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, **k
     ctx.set(out, maps, ctx.is_weight(x))
 
 
+@rule(*operators(aten, "index_put", "index_put_", "_unsafe_index_put"))
+def index_put(
+    ctx: TraceContext,
+    out: torch.Tensor,
+    x: torch.Tensor,
+    indices: Sequence[torch.Tensor | None],
+    values: torch.Tensor,
+    accumulate: bool = False,
+) -> None:
+    """``x[indices] = values``: along axes that no index tensor picks from, channels of both are the same."""
+    pickers = [p for p in indices if p is not None]
+    ctx.freeze_all(pickers, "used as an index")
+    others = x.ndim - sum(_width(p) for p in pickers)
+    ndim = others + max(1 if _is_mask(p) else p.ndim for p in pickers)
+    moved = _unpicked(indices, x.ndim, ndim)
+    ctx.freeze_axes(x, [axis for axis in range(x.ndim) if axis not in moved], "channels are picked by an index tensor")
+    offset = ndim - values.ndim
+    places = {axis: place - offset for axis, place in moved.items() if place >= offset}
+    met = {axis: place for axis, place in places.items() if values.shape[place] > 1}
+    ctx.freeze_axes(values, [d for d in range(values.ndim) if d not in met.values()], "put where an index tensor says")
+    given = {axis: ctx.flat_map(values, place) for axis, place in met.items()}
+    maps = []
+    for axis in moved:
+        old, new = ctx.flat_map(x, axis), given.get(axis)
+        if old is not None and new is not None:
+            ctx.space.join(old.labels, new.labels)
+        elif (new or old) is not None and axis in given:
+            say = ctx.ask if ctx.is_fresh(x if old is None else values) else ctx.freeze
+            say((new or old).labels, "put into a tensor of fixed size, or such a tensor into it")  # type: ignore[union-attr]
+        if (old or new) is not None:
+            zero = old is not None and new is not None and old.zero and new.zero
+            maps.append(along((old or new).flat, axis, x.ndim, zero))  # type: ignore[union-attr]
+    if out is x and any(not m.zero for m in maps):
+        ctx.forget_zero(x)
+    ctx.set(out, maps)
+
+
+def _is_mask(picker: torch.Tensor) -> bool:
+    return picker.dtype in (torch.bool, torch.uint8)
+
+
+def _width(picker: torch.Tensor) -> int:
+    """From how many axes an index tensor picks."""
+    return picker.ndim if _is_mask(picker) else 1
+
+
 def _unpicked(where: Sequence[torch.Tensor | None], before: int, after: int) -> dict[int, int]:
     """Where the axes that no index tensor picks from go; a mask picks from as many axes as it has.
 
@@ -170,7 +216,7 @@ def _unpicked(where: Sequence[torch.Tensor | None], before: int, after: int) -> 
     picked: list[int] = []
     axis = 0
     for picker in where:
-        width = picker.ndim if picker is not None and picker.dtype in (torch.bool, torch.uint8) else 1
+        width = 1 if picker is None else _width(picker)
         picked += range(axis, axis + width) if picker is not None else ()
         axis += width
     others = [d for d in range(before) if d not in picked]

@@ -87,6 +87,15 @@ def grid_sampler(
     ctx.set(out, [m for m in ctx.maps(x) if m.axis < 2])
 
 
+@rule("torchvision::roi_align", "torchvision::roi_pool")
+def roi_align(ctx: TraceContext, out: Any, x: torch.Tensor, boxes: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """(N, C, H, W) sampled in boxes (K, 5) -> (K, C, h, w)."""
+    ctx.freeze_all([boxes], "used as sampling positions")
+    ctx.freeze_axes(x, (0, 2, 3), "a labelled axis is sampled")
+    for tensor in tensors_in(out)[:1]:
+        ctx.set(tensor, [m for m in ctx.maps(x) if m.axis == 1])
+
+
 @rule(*operators(aten, "max_unpool2d", "max_unpool3d"))
 def max_unpool(
     ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, indices: torch.Tensor, *args: Any, **kwargs: Any
