@@ -56,7 +56,7 @@ class LabelMode(TorchDispatchMode):
             if out is not NotImplemented:
                 return out
         ctx = self.ctx
-        ctx.random |= random and not _keeps_all(func, args)
+        ctx.random |= random and not _keeps_all(func, args, kwargs)
         if self.protected and func._schema.is_mutable:
             self._refuse_writing(func, args, kwargs)
         inputs = tensors_in(args) + tensors_in(kwargs)
@@ -100,9 +100,12 @@ class LabelMode(TorchDispatchMode):
                 raise WritesParameters
 
 
-def _keeps_all(func: Any, args: Any) -> bool:
-    """Whether this is dropout with a probability of zero."""
-    return "dropout" in func._schema.name and len(args) > 1 and args[1] == 0
+def _keeps_all(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether this is dropout, that of attention for example, with a probability of zero."""
+    for k, argument in enumerate(func._schema.arguments):
+        if argument.name in ("p", "dropout_p", "dropout"):
+            return bool((args[k] if k < len(args) else kwargs.get(argument.name, argument.default_value)) == 0)
+    return False
 
 
 @cache

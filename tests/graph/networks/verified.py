@@ -57,6 +57,23 @@ class CutInTrainModeOnly(nn.Module):
         return self.head(x), self.aux(torch.cat([y, self.cheap(y)], 1)[:, :9])
 
 
+@network("verified", either=("first",), kept=("head", "second", "aux"), shapes=((2, 3, 8),))
+class SwappedBesideAttention(nn.Module):
+    """Uneven parts change places in train mode only, where attention drops nothing, so that outputs can be compared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(3, 8, 1), nn.Conv1d(3, 8, 1)
+        self.head, self.aux = nn.Conv1d(8, 4, 1), nn.Conv1d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y, z = self.first(x), self.second(x)
+        attended = nn.functional.scaled_dot_product_attention(y[:, None], y[:, None], y[:, None], scale=1.0)
+        if not self.training:
+            return (self.head(attended[:, 0] + y),)
+        return self.head(attended[:, 0] + y), self.aux(torch.cat([p.tanh() for p in z.tensor_split(2, 1)][::-1], 1))
+
+
 @network("verified", either=("second",), kept=("head", "first"), shapes=((2, 3, 8),))
 class PositiveInEvalMode(nn.Module):
     """Half of the channels is clipped, of which nothing shows while all of them are positive."""
