@@ -140,17 +140,26 @@ class FunctionWatch(TorchFunctionMode):
                 ctx.read.append((ctx.module, m.flat))
 
     def _expanded(self, tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """``tensor.expand(like.shape)``: repeated for as many channels as ``like`` has, it goes with them."""
+        """``tensor.expand(like.shape)``: its channels are those of ``like``, and so are those it is repeated for."""
         ctx = self.ctx
         adapts, ctx.adapts = ctx.adapts, True
         try:
             result = tensor.expand(like.shape)
         finally:
             ctx.adapts = adapts
-        one = [True] * (result.ndim - tensor.ndim) + [n == 1 for n in tensor.shape]
-        repeated = [along(m.flat, m.axis, m.labels.ndim, False) for m in ctx.maps(like) if m.uniform and one[m.axis]]
-        if repeated:
-            ctx.set(result, [*ctx.maps(result), *repeated], ctx.is_weight(tensor))
+        ctx.operation = "Tensor.expand"
+        maps = list(ctx.maps(result))
+        for axis in range(result.ndim):
+            own, wanted = ctx.labels_on(result, axis), ctx.labels_on(like, axis)
+            repeated = axis < result.ndim - tensor.ndim or tensor.shape[axis - result.ndim] == 1
+            if repeated and wanted is not None:
+                maps.append(along(wanted, axis, result.ndim, False))
+            elif own is not None and wanted is not None:
+                ctx.space.join(own, wanted)
+            elif (known := own if own is not None else wanted) is not None:
+                say = ctx.ask if ctx.is_fresh(tensor if own is None else like) else ctx.freeze
+                say(known, "expanded to the shape of a tensor of fixed size")
+        ctx.set(result, maps, ctx.is_weight(tensor))
         return result
 
     def _heads_of_torch(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -95,6 +95,27 @@ for name, (function, after) in BROADCASTS.items():
     add(f"broadcast_{name}", "broadcasting", lambda f=function, n=after: Pair(f, n), either=freely)
 
 
+for how, expanded in {
+    "as": lambda a, b: a.expand_as(b),
+    "to_shape": lambda a, b: a.expand(b.shape),
+    "to_size": lambda a, b: torch.broadcast_to(a, b.size()),
+}.items():
+    # A dead end: that both are as wide shows nowhere else.
+    add(
+        f"expanded_{how}",
+        "broadcasting",
+        lambda expanded=expanded: Pair(lambda a, b: torch.cat([expanded(a.mean((2, 3), keepdim=True), b), b], 1), 16),
+    )
+    add(
+        f"expanded_{how}_from_one",
+        "broadcasting",
+        lambda expanded=expanded: Pair(
+            lambda a, b: torch.cat([a, expanded(b.mean((1, 2, 3), keepdim=True).detach(), b)], 1), 16
+        ),
+        inexact=("b",),
+    )
+
+
 @network("broadcasting", either=("gate",))
 class OneChannelGate(nn.Module):
     """A convolution of one output channel, broadcast over the channels of another."""
