@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from channelwise.excludes import match_excludes
 from channelwise.graph.channels import build, group_labels
 from channelwise.graph.context import tensors_in
 from channelwise.graph.dispatch import WritesParameters
-from channelwise.graph.recording import Trace, named_tensors
+from channelwise.graph.recording import Trace, named_tensors, tensors_with_role
 from channelwise.graph.structure import Cause, Frozen, Group, Reason, Structure
 from channelwise.graph.tracer import trace_passes, undisturbed_randomness
 from channelwise.graph.verification.elsewhere import follow_elsewhere, numbers_elsewhere
@@ -28,6 +29,7 @@ from channelwise.modelcheck import check_model
 from channelwise.report.graph import graph_table
 from channelwise.selection import Selection, select
 from channelwise.surgery import clone_module, masked_model, slim_model, sparse_model
+from channelwise.surgery.clone import like_parameter
 
 
 class ChannelGraph:
@@ -148,18 +150,25 @@ def trace(
         _exclude(recorded, excludes, model)
         if not verify or not (recorded.space.questions or numbers_elsewhere(recorded)):
             return ChannelGraph(model, build(recorded))
-        stand_in = _without_constants(model)
+
+        @cache
+        def stand_in(turned: bool) -> nn.Module:
+            shifts = tensors_with_role(recorded, "shift")
+            return _turned(stand_in(False), shifts) if turned else _without_constants(model)
+
         tryout = Tryout(
             recorded,
             varied(args),
             varied(named),
-            slim=lambda structure, kept: slim_model(stand_in, structure, Selection(kept), share_untouched=share),
-            masked=lambda structure, kept: masked_model(stand_in, structure, Selection(kept)),
+            slim=lambda structure, kept, turned: slim_model(
+                stand_in(turned), structure, Selection(kept), share_untouched=share
+            ),
+            masked=lambda structure, kept, turned: masked_model(stand_in(turned), structure, Selection(kept)),
         )
         structure = follow_elsewhere(
             recorded,
             Verifier(recorded, tryout).run(),
-            lambda structure: tryout.slim(structure, removed_in(structure, structure.full(), 0)),
+            lambda structure: tryout.slim(structure, removed_in(structure, structure.full(), 0), False),
             tryout.args,
             tryout.kwargs,
         )
@@ -204,6 +213,15 @@ def _without_constants(model: nn.Module) -> nn.Module:
         values = (torch.rand(tensor.shape, generator=generator) * 0.5 + 0.75).to(tensor.device, tensor.dtype)
         replace[id(tensor)] = nn.Parameter(values, tensor.requires_grad) if is_parameter else values
     return clone_module(model, replace).eval()
+
+
+def _turned(model: nn.Module, names: Collection[str]) -> nn.Module:
+    """A copy of which these parameters have the other sign."""
+    replace: dict[int, torch.Tensor] = {id(p): p for p in model.parameters()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in names:
+            replace[id(parameter)] = like_parameter(parameter, -parameter.detach())
+    return clone_module(model, replace)
 
 
 def _shapes(tensors: Sequence[torch.Tensor]) -> str:

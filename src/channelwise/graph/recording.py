@@ -11,7 +11,7 @@ from torch import nn
 
 from channelwise.graph.context import MacRecord, Maps
 from channelwise.graph.labels import LabelMap, LabelSpace, along
-from channelwise.graph.structure import TensorInfo
+from channelwise.graph.structure import Role, TensorInfo
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +136,18 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
         yield name, parameter, True
     for name, buffer in model.named_buffers(remove_duplicate=False):
         yield name, buffer, False
+
+
+def tensors_with_role(trace: Trace, wanted: Role) -> set[str]:
+    """Parameters and buffers with an axis whose slots have this role in their layer."""
+    marked = np.zeros(trace.space.count, bool)
+    for labels, role in trace.space.roles:
+        marked[labels] = role == wanted
+    return {
+        name
+        for name, tensor in trace.tensors.items()
+        if any(labels is not None and marked[labels].any() for labels in tensor.axes)
+    }
 
 
 def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, TensorLabels], dict[str, str]]:

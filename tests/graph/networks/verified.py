@@ -57,6 +57,21 @@ class CutInTrainModeOnly(nn.Module):
         return self.head(x), self.aux(torch.cat([y, self.cheap(y)], 1)[:, :9])
 
 
+@network("verified", either=("second",), kept=("head", "first"), shapes=((2, 3, 8),))
+class PositiveByBias(nn.Module):
+    """Half of the channels is clipped, of which nothing shows before training makes some of them negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv1d(3, 8, 1), nn.Conv1d(8, 8, 1), nn.Conv1d(8, 4, 1)
+        nn.init.constant_(self.second.bias, 50.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y, half = self.second(x), x.shape[1] // 2
+        return self.head(torch.cat([y[:, :half].relu(), y[:, half:]], 1))
+
+
 @network("verified", either=("first",), kept=("head", "second", "aux"), shapes=((2, 3, 8),))
 class SwappedBesideAttention(nn.Module):
     """Uneven parts change places in train mode only, where attention drops nothing, so that outputs can be compared."""

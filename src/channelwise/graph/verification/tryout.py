@@ -34,7 +34,8 @@ from channelwise.graph.verification.trials import FEW, Kept, removed_in, trials
 
 logger = logging.getLogger(__name__)
 
-Surgeon = Callable[[Structure, Kept], nn.Module]
+Surgeon = Callable[[Structure, Kept, bool], nn.Module]
+"""Builds a pruned model; the flag asks for the other sign of what layers add to their channels."""
 
 
 class Trial(NamedTuple):
@@ -46,6 +47,11 @@ class Trial(NamedTuple):
     number: int
     train: bool = False
     exact_alone: bool = False
+
+    @property
+    def turned(self) -> bool:
+        """Whether layers add the opposite: channels that are all positive in one trial are not in the next."""
+        return self.number % 2 == 1
 
 
 _FIRST = Trial(0)
@@ -116,56 +122,56 @@ class Tryout:
 
     def _check(self, structure: Structure, wanted: frozenset[str], trial: Trial) -> Failure | None:
         """In one trial: is the slim model the masked one, and where none can be, do the same labels meet?"""
-        number, train, exact_alone = trial
-        wanted = _exact(structure, wanted) if exact_alone else wanted
+        wanted = _exact(structure, wanted) if trial.exact_alone else wanted
         comparable = _comparable(structure, wanted)
         # Of these the outputs tell: a new tensor may just happen to have as many elements as there are channels.
         told = comparable - self._in_questioned_norms(structure)
         outputs: list[torch.Tensor] | None = None
         if not wanted <= told:
-            failure, outputs = self._labels_meet(structure, removed_in(structure, wanted, number), train)
+            failure, outputs = self._labels_meet(structure, removed_in(structure, wanted, trial.number), trial)
             if failure is not None and (failure.raised or not failure.suspects <= told):
                 return failure
         if not comparable:
             return None
-        kept = removed_in(structure, comparable, number)
+        kept = removed_in(structure, comparable, trial.number)
         if outputs is None or comparable != wanted:
-            failure, outputs = self._outputs(structure, kept, train)
+            failure, outputs = self._outputs(structure, kept, trial)
             if failure is not None and failure.raised:
                 return failure
-        if train and self.trace.trains_randomly:
+        if trial.train and self.trace.trains_randomly:
             return None
-        text = self._compare(structure, kept, outputs, train)
+        text = self._compare(structure, kept, outputs, trial)
         return None if text is None else Failure(text)
 
-    def _outputs(self, structure: Structure, kept: Kept, train: bool) -> tuple[Failure | None, list[torch.Tensor]]:
+    def _outputs(self, structure: Structure, kept: Kept, trial: Trial) -> tuple[Failure | None, list[torch.Tensor]]:
         """The outputs of a slim model; if its code raises, labels tell where."""
         try:
-            return None, self._run(self.slim(structure, kept), train)
+            return None, self._run(self.slim(structure, kept, trial.turned), trial.train)
         except Exception:
-            return self._labels_meet(structure, kept, train)
+            return self._labels_meet(structure, kept, trial)
 
     def _in_questioned_norms(self, structure: Structure) -> set[str]:
         """Groups in norms whose code may know numbers: the masked model runs that code on the kept channels as well."""
         questioned = {question.reason.module for question in self.trace.space.questions}
         return {g.name for g in structure.groups if not questioned.isdisjoint(g.norms)}
 
-    def _compare(self, structure: Structure, kept: Kept, outputs: list[torch.Tensor], train: bool) -> str | None:
+    def _compare(self, structure: Structure, kept: Kept, outputs: list[torch.Tensor], trial: Trial) -> str | None:
         """What differs between these outputs of a slim model and those of the masked one."""
-        expected = self._run(self.masked(structure, kept), train)
+        masked = partial(self.masked, structure, kept, trial.turned)
+        expected = self._run(masked(), trial.train)
         text = difference(outputs, expected)
-        if text is not None and train and self._unstable(structure, kept, expected):
+        if text is not None and trial.train and self._unstable(masked, expected):
             return None
-        if text is None and not train and in_doubt(outputs, expected):
-            models = partial(self.slim, structure, kept), partial(self.masked, structure, kept)
-            text = difference_in_double(*models, self.args, self.kwargs)
+        if text is None and not trial.train and in_doubt(outputs, expected):
+            slim = partial(self.slim, structure, kept, trial.turned)
+            text = difference_in_double(slim, masked, self.args, self.kwargs)
         return text
 
-    def _unstable(self, structure: Structure, kept: Kept, expected: list[torch.Tensor]) -> bool:
+    def _unstable(self, masked: Callable[[], nn.Module], expected: list[torch.Tensor]) -> bool:
         """Whether other random numbers, or rounding that batch norm over few values blows up, change these outputs."""
-        again = self._run(self.masked(structure, kept), True, seed=1)
+        again = self._run(masked(), True, seed=1)
         args, kwargs = self._arguments(True)
-        noisy = run_once(self.masked(structure, kept), nudged(list(args)), nudged(dict(kwargs)), train=True)
+        noisy = run_once(masked(), nudged(list(args)), nudged(dict(kwargs)), train=True)
         return gap(again, expected) > 0 or difference(noisy, expected) is not None
 
     def _run(self, model: nn.Module, train: bool, seed: int = 0) -> list[torch.Tensor]:
@@ -176,7 +182,7 @@ class Tryout:
             return doubled(list(self.args)), doubled(dict(self.kwargs))
         return self.args, self.kwargs
 
-    def _labels_meet(self, structure: Structure, kept: Kept, train: bool) -> tuple[Failure | None, list[torch.Tensor]]:
+    def _labels_meet(self, structure: Structure, kept: Kept, trial: Trial) -> tuple[Failure | None, list[torch.Tensor]]:
         """Trace the slim model with the channels as labels: only slots of one channel may meet."""
         channel = components(self.trace.space)
         frozen = np.zeros(int(channel.max()) + 1, bool)
@@ -186,7 +192,7 @@ class Tryout:
         second = Trace(LabelSpace(count=frozen.size), {}, {})
         second.tensors = slim_labels(self.trace, structure, kept, channel)
         try:
-            model = self.slim(structure, kept).train(train)
+            model = self.slim(structure, kept, trial.turned).train(trial.train)
         except Exception as error:
             # Not the user's code: surgery does not know a module of this kind, so its channels stay.
             logger.warning("a slim model cannot be built: %s: %s; its channels stay", type(error).__name__, error)
@@ -194,7 +200,7 @@ class Tryout:
                 f"no slim model can be built ({type(error).__name__}: {_first_line(error)})", raised=True
             ), []
         try:
-            args, kwargs = self._arguments(train)
+            args, kwargs = self._arguments(trial.train)
             seed_generators(tensors_in([list(args), dict(kwargs)]), 0)
             _, output = run_labelled(model, args, kwargs, second, record=False, freeze_outputs=False)
         except Exception as error:
