@@ -153,8 +153,9 @@ def trace(
 
         @cache
         def stand_in(turned: bool) -> nn.Module:
-            shifts = tensors_with_role(recorded, "shift")
-            return _turned(stand_in(False), shifts) if turned else _without_constants(model)
+            if not turned:
+                return _without_constants(model)
+            return _turned(stand_in(False), tensors_with_role(recorded, "shift"))
 
         tryout = Tryout(
             recorded,

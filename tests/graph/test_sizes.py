@@ -54,6 +54,11 @@ READS: dict[str, tuple[Callable[[Any], Any], set[int]]] = {
     "size of it": (torch.Size, ALL),
     "compared": (lambda s: s == (2, 3, 4, 5), ALL),
     "compared on the right": (lambda s: operator.eq((2, 3, 4, 5), s), ALL),
+    "compared with a size": (lambda s: torch.Size([2, 3, 4, 5]) == s, ALL),
+    "compared with another size": (lambda s: torch.Size([2, 3, 4, 6]) != s, ALL),
+    "compared up to a difference": (lambda s: torch.Size([2, 7, 4, 5]) == s, {0, 1}),
+    "behind a size": (lambda s: torch.Size([1]) + s == (1, 2, 3, 4, 5), ALL),
+    "formatted": (lambda s: "%s %s %s %s" % s, ALL),  # noqa: UP031
     "hashed": (hash, ALL),
     "contained": (lambda s: 3 in s, ALL),
     "counted": (lambda s: s.numel(), ALL),
@@ -115,6 +120,8 @@ def test_sizes_without_channels_need_no_verification(read: Callable[[Tensor], An
         lambda x: math.prod(x.shape),
         lambda x: torch.ones(x.shape).sum(),
         lambda x: 1 if torch.Size([2, 8, 6, 5]) == torch.Size(x.shape) else 2,
+        lambda x: 1 if torch.Size([2, 8, 6, 5]) == x.shape else 2,
+        lambda x: 1 if torch.Size([2, 8, 6, 5]) == x.size() else 2,
     ],
 )
 def test_a_factor_that_depends_on_the_number_of_channels_keeps_them(read: Callable[[Tensor], Any]) -> None:

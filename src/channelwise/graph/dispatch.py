@@ -104,7 +104,8 @@ def _keeps_all(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
     """Whether this is dropout, that of attention for example, with a probability of zero."""
     for k, argument in enumerate(func._schema.arguments):
         if argument.name in ("p", "dropout_p", "dropout"):
-            return bool((args[k] if k < len(args) else kwargs.get(argument.name, argument.default_value)) == 0)
+            given = args[k] if k < len(args) else kwargs.get(argument.name, argument.default_value)
+            return isinstance(given, (int, float)) and given == 0
     return False
 
 

@@ -142,7 +142,7 @@ def tensors_with_role(trace: Trace, wanted: Role) -> set[str]:
     """Parameters and buffers with an axis whose slots have this role in their layer."""
     marked = np.zeros(trace.space.count, bool)
     for labels, role in trace.space.roles:
-        marked[labels] = role == wanted
+        marked[labels] |= role == wanted
     return {
         name
         for name, tensor in trace.tensors.items()

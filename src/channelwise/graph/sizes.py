@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
 Read = Callable[[int], None]
+
+
+class _Length(int):
+    """One length, for C code that looks into the tuple unseen: ``torch.Size([2, 8]) == x.shape``."""
+
+    read: Callable[[], None]
 
 
 class WatchedSize(tuple[int, ...]):
@@ -22,7 +29,7 @@ class WatchedSize(tuple[int, ...]):
     of: torch.Tensor | None
 
     def __new__(cls, size: torch.Size, read: Read, of: torch.Tensor | None = None) -> WatchedSize:
-        self = super().__new__(cls, size)
+        self = super().__new__(cls, (_length(n, partial(read, axis)) for axis, n in enumerate(size)))
         self.size, self.read, self.of = size, read, of
         return self
 
@@ -58,6 +65,24 @@ class WatchedSize(tuple[int, ...]):
     def numel(self) -> int:
         """The number of elements of the tensor."""
         return self.whole().numel()
+
+
+def _length(value: int, read: Callable[[], None]) -> _Length:
+    length = _Length(value)
+    length.read = read
+    return length
+
+
+def _seen(name: str) -> Callable[..., Any]:
+    def method(self: _Length, *args: Any) -> Any:
+        self.read()
+        return getattr(int, name)(self, *args)
+
+    return method
+
+
+for _name in ("eq", "ge", "gt", "hash", "index", "int", "le", "lt", "ne", "repr", "str", "format"):
+    setattr(_Length, f"__{_name}__", _seen(f"__{_name}__"))
 
 
 def _known(axis: int) -> None:

@@ -159,7 +159,8 @@ class FunctionWatch(TorchFunctionMode):
             elif (known := own if own is not None else wanted) is not None:
                 say = ctx.ask if ctx.is_fresh(tensor if own is None else like) else ctx.freeze
                 say(known, "expanded to the shape of a tensor of fixed size")
-        ctx.set(result, maps, ctx.is_weight(tensor))
+        if maps:
+            ctx.set(result, maps, ctx.is_weight(tensor))
         return result
 
     def _heads_of_torch(self, func: Any, args: Any, kwargs: Any) -> Any:
