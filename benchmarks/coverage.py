@@ -43,7 +43,8 @@ only* are groups for which zeroing is not the same as removing (behind a mean ov
 example): for these shapes, counts and training are checked, and that the same channels meet in the slim model. Of
 detectors the outputs of the heads are compared, as rounding decides the order of boxes; their own pre- and
 postprocessing runs. YOLO models return the features of their neck beside their predictions; these are left out, so that
-they need not stay.""".splitlines()
+they need not stay. Rows are kept in `benchmarks/journals/` as they are measured, so that some are of earlier versions
+of channelwise than others; without that journal all of them are measured anew.""".splitlines()
 TITLES = {
     "torchvision": "torchvision",
     "timm": "timm",

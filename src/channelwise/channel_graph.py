@@ -152,24 +152,24 @@ def trace(
             return ChannelGraph(model, build(recorded))
 
         @cache
-        def stand_in(turned: bool) -> nn.Module:
-            if not turned:
+        def stand_in(trial: int) -> nn.Module:
+            if trial == 0:
                 return _without_constants(model)
-            return _turned(stand_in(False), tensors_with_role(recorded, "shift"))
+            return _with_other_signs(stand_in(0), tensors_with_role(recorded, "shift"), trial)
 
         tryout = Tryout(
             recorded,
             varied(args),
             varied(named),
-            slim=lambda structure, kept, turned: slim_model(
-                stand_in(turned), structure, Selection(kept), share_untouched=share
+            slim=lambda structure, kept, trial: slim_model(
+                stand_in(trial), structure, Selection(kept), share_untouched=share
             ),
-            masked=lambda structure, kept, turned: masked_model(stand_in(turned), structure, Selection(kept)),
+            masked=lambda structure, kept, trial: masked_model(stand_in(trial), structure, Selection(kept)),
         )
         structure = follow_elsewhere(
             recorded,
             Verifier(recorded, tryout).run(),
-            lambda structure: tryout.slim(structure, removed_in(structure, structure.full(), 0), False),
+            lambda structure: tryout.slim(structure, removed_in(structure, structure.full(), 0), 0),
             tryout.args,
             tryout.kwargs,
         )
@@ -216,12 +216,15 @@ def _without_constants(model: nn.Module) -> nn.Module:
     return clone_module(model, replace).eval()
 
 
-def _turned(model: nn.Module, names: Collection[str]) -> nn.Module:
-    """A copy of which these parameters have the other sign."""
+def _with_other_signs(model: nn.Module, names: Collection[str], trial: int) -> nn.Module:
+    """A copy of which these parameters have all signs turned in the first trial, and random ones in the others."""
+    generator = torch.Generator().manual_seed(trial)
     replace: dict[int, torch.Tensor] = {id(p): p for p in model.parameters()}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if name in names:
-            replace[id(parameter)] = like_parameter(parameter, -parameter.detach())
+            signs = torch.randint(2, parameter.shape, generator=generator) * 2 - 1 if trial > 1 else torch.tensor(-1)
+            values = parameter.detach() * signs.to(parameter.device, parameter.dtype)
+            replace[id(parameter)] = like_parameter(parameter, values)
     return clone_module(model, replace)
 
 

@@ -34,8 +34,11 @@ from channelwise.graph.verification.trials import FEW, Kept, removed_in, trials
 
 logger = logging.getLogger(__name__)
 
-Surgeon = Callable[[Structure, Kept, bool], nn.Module]
-"""Builds a pruned model; the flag asks for the other sign of what layers add to their channels."""
+Surgeon = Callable[[Structure, Kept, int], nn.Module]
+"""Builds a pruned model for a trial, by its number: in each, other signs have what layers add to their channels.
+
+Channels that are all positive in one, so that clipping them does not show, are not in another.
+"""
 
 
 class Trial(NamedTuple):
@@ -47,11 +50,6 @@ class Trial(NamedTuple):
     number: int
     train: bool = False
     exact_alone: bool = False
-
-    @property
-    def turned(self) -> bool:
-        """Whether layers add the opposite: channels that are all positive in one trial are not in the next."""
-        return self.number % 2 == 1
 
 
 _FIRST = Trial(0)
@@ -114,7 +112,7 @@ class Tryout:
         if self.trace.trains and not (self.trace.trains_differently or self.trace.trains_randomly):
             # Few channels may all be positive by chance; normalised by their own statistics they are not.
             if any(structure.group(name).size <= FEW for name in names):
-                found += [Trial(number, train=True) for number in numbers[::3]]
+                found += [Trial(number, train=True) for number in numbers]
         exact = _exact(structure, names)
         if exact and exact != _comparable(structure, names):
             found.append(Trial(max(numbers[-1], 1), exact_alone=True))
@@ -146,7 +144,7 @@ class Tryout:
     def _outputs(self, structure: Structure, kept: Kept, trial: Trial) -> tuple[Failure | None, list[torch.Tensor]]:
         """The outputs of a slim model; if its code raises, labels tell where."""
         try:
-            return None, self._run(self.slim(structure, kept, trial.turned), trial.train)
+            return None, self._run(self.slim(structure, kept, trial.number), trial.train)
         except Exception:
             return self._labels_meet(structure, kept, trial)
 
@@ -157,13 +155,13 @@ class Tryout:
 
     def _compare(self, structure: Structure, kept: Kept, outputs: list[torch.Tensor], trial: Trial) -> str | None:
         """What differs between these outputs of a slim model and those of the masked one."""
-        masked = partial(self.masked, structure, kept, trial.turned)
+        masked = partial(self.masked, structure, kept, trial.number)
         expected = self._run(masked(), trial.train)
         text = difference(outputs, expected)
         if text is not None and trial.train and self._unstable(masked, expected):
             return None
         if text is None and not trial.train and in_doubt(outputs, expected):
-            slim = partial(self.slim, structure, kept, trial.turned)
+            slim = partial(self.slim, structure, kept, trial.number)
             text = difference_in_double(slim, masked, self.args, self.kwargs)
         return text
 
@@ -192,7 +190,7 @@ class Tryout:
         second = Trace(LabelSpace(count=frozen.size), {}, {})
         second.tensors = slim_labels(self.trace, structure, kept, channel)
         try:
-            model = self.slim(structure, kept, trial.turned).train(trial.train)
+            model = self.slim(structure, kept, trial.number).train(trial.train)
         except Exception as error:
             # Not the user's code: surgery does not know a module of this kind, so its channels stay.
             logger.warning("a slim model cannot be built: %s: %s; its channels stay", type(error).__name__, error)
