@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
 from tests.graph.random_networks import Choice, Plan, check, choices, plans
+from tests.graph.random_networks.network import Step
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 CHUNKS, OF_EACH = 20, 500
@@ -25,6 +26,46 @@ def test_random_networks() -> None:
 
     explore()
     assert sum(shares) / len(shares) > 0.5
+
+
+FOUND = {
+    "positive_in_eval_mode": Plan(
+        size=(4, 4),
+        stems=(4, 4),
+        steps=(
+            Step("Norm", (1,), {"how": "tracked_instance"}),
+            Step("Softmax", (2,), {"how": "groups"}),
+            Step("HalfInPlace", (3,), {"how": "relu"}),
+            Step("HalfInPlace", (2,), {"how": "relu"}),
+        ),
+        head="conv",
+        read=1,
+        aux=None,
+    ),
+    "positive_by_one_bias_or_another": Plan(
+        size=(4, 4),
+        stems=(6, 4),
+        steps=(
+            Step("SpatialGate", (1,), {"how": "mean_max"}),
+            Step("MultiHead", (2,), {"heads": 1}),
+            Step("Attention", (3,), {"heads": 1, "each": 2, "qkv": "joint", "fused": False}),
+            Step("Inception", (4,), {"out": 9, "branches": 2}),
+            Step("Conv", (5,), {"out": 4, "kernel": 1, "bias": False}),
+            Step("Halved", (5,), {"how": "thirds", "split": "chunk"}),
+            Step("Padded", (7,), {"mode": "constant", "out": 4, "value": 0.0}),
+            Step("HalfInPlace", (8,), {"how": "relu"}),
+        ),
+        head="conv",
+        read=1,
+        aux=None,
+    ),
+}
+"""Networks that were silently wrong by coincidences of values, which a network written by hand does not show."""
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_networks_that_were_wrong(name: str) -> None:
+    check(FOUND[name], Choice("share", 0.5, 0))
 
 
 @pytest.mark.slow

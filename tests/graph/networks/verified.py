@@ -72,21 +72,6 @@ class PositiveByBias(nn.Module):
         return self.head(torch.cat([y[:, :half].relu(), y[:, half:]], 1))
 
 
-@network("verified", kept=("head", "second"), shapes=((2, 3, 8),))
-class PositiveByOneBiasOrAnother(nn.Module):
-    """The first two of four channels are clipped; of the others one is always positive, whichever sign biases have."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second, self.head = nn.Conv1d(3, 8, 1), nn.Conv1d(8, 4, 1), nn.Conv1d(4, 4, 1)
-        self.second.bias = nn.Parameter(torch.tensor([0.0, 0.0, 50.0, -50.0]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.second(self.first(x))
-        y[:, :2].relu_()
-        return self.head(y)
-
-
 @network("verified", either=("first",), kept=("head", "second", "aux"), shapes=((2, 3, 8),))
 class SwappedBesideAttention(nn.Module):
     """Uneven parts change places in train mode only, where attention drops nothing, so that outputs can be compared."""
