@@ -42,6 +42,42 @@ FOUND = {
         read=1,
         aux=None,
     ),
+    "faint_factor": Plan(
+        size=(2, 2, 2),
+        stems=(4,),
+        steps=(
+            Step("Depthwise", (0,), {"multiplier": 1, "bias": False}),
+            Step("Twice", (1,), {}),
+            Step("NonLocal", (2,), {"out": 4, "scaled": True}),
+        ),
+        head="conv",
+        read=1,
+        aux=None,
+    ),
+    "faint_attention": Plan(
+        size=(6,),
+        stems=(3,),
+        steps=(
+            Step("Attention", (0,), {"heads": 1, "each": 2, "qkv": "joint", "fused": False}),
+            Step("Tied", (1,), {"how": "conv", "out": 4}),
+            Step("Attention", (2,), {"heads": 2, "each": 2, "qkv": "joint", "fused": False}),
+        ),
+        head="conv",
+        read=1,
+        aux=None,
+    ),
+    "written_in_place_where_autograd_forbids_it": Plan(
+        size=(4, 4),
+        stems=(4,),
+        steps=(
+            Step("Split", (0,), {"at": 1, "how": "dropped", "attribute": False}),
+            Step("Add", (1, 0), {"in_place": False}),
+            Step("InPlace", (1,), {"how": "relu"}),
+        ),
+        head="conv",
+        read=1,
+        aux=None,
+    ),
     "positive_by_one_bias_or_another": Plan(
         size=(4, 4),
         stems=(6, 4),
@@ -60,7 +96,7 @@ FOUND = {
         aux=None,
     ),
 }
-"""Networks that were silently wrong by coincidences of values, which a network written by hand does not show."""
+"""Networks that were silently wrong by coincidences of values, or that the oracle could not count."""
 
 
 @pytest.mark.parametrize("name", FOUND)
