@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -155,7 +155,7 @@ def trace(
         def stand_in(trial: int) -> nn.Module:
             if trial == 0:
                 return _without_constants(model)
-            return _with_other_signs(stand_in(0), tensors_with_role(recorded, "shift"), trial)
+            return _with_other_signs(stand_in(0), recorded, trial)
 
         tryout = Tryout(
             recorded,
@@ -216,13 +216,22 @@ def _without_constants(model: nn.Module) -> nn.Module:
     return clone_module(model, replace).eval()
 
 
-def _with_other_signs(model: nn.Module, names: Collection[str], trial: int) -> nn.Module:
-    """A copy of which these parameters have all signs turned in the first trial, and random ones in the others."""
+_SMALL_KERNEL = 4096
+"""Weights that a kernel has at most where its few channels may be positive by chance."""
+
+
+def _with_other_signs(model: nn.Module, recorded: Trace, trial: int) -> nn.Module:
+    """A copy in which what layers add has all signs turned in the first trial, and random ones in the others.
+
+    So have small kernels in all trials: of few channels, all may be positive whatever is added to them.
+    """
     generator = torch.Generator().manual_seed(trial)
+    shifts, kernels = (tensors_with_role(recorded, role) for role in ("shift", "output"))
     replace: dict[int, torch.Tensor] = {id(p): p for p in model.parameters()}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name in names:
-            signs = torch.randint(2, parameter.shape, generator=generator) * 2 - 1 if trial > 1 else torch.tensor(-1)
+        if name in shifts or (name in kernels and parameter.numel() <= _SMALL_KERNEL):
+            random = trial > 1 or name not in shifts
+            signs = torch.randint(2, parameter.shape, generator=generator) * 2 - 1 if random else torch.tensor(-1)
             values = parameter.detach() * signs.to(parameter.device, parameter.dtype)
             replace[id(parameter)] = like_parameter(parameter, values)
     return clone_module(model, replace)

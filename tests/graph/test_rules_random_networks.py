@@ -95,6 +95,32 @@ FOUND = {
         read=1,
         aux=None,
     ),
+    "half_of_two_channels_written_in_place": Plan(
+        size=(2, 2, 2),
+        stems=(4,),
+        steps=(
+            Step("Ghost", (0,), {"out": 4}),
+            Step("Ghost", (1,), {"out": 8}),
+            Step("HalfInPlace", (1,), {"how": "relu"}),
+            Step("InvertedResidual", (3,), {"out": 4}),
+            Step("Pooled", (3,), {"pool": "max", "resize": "nearest"}),
+        ),
+        head="conv",
+        read=1,
+        aux=None,
+    ),
+    "products_that_no_output_depends_on": Plan(
+        size=(4, 4),
+        stems=(2,),
+        steps=(
+            Step("Gate", (0,), {"out": 4, "how": "view_attribute"}),
+            Step("TokenMixing", (1,), {"out": 4}),
+            Step("Correlated", (0, 0), {}),
+        ),
+        head="conv",
+        read=1,
+        aux=None,
+    ),
 }
 """Networks that were silently wrong by coincidences of values, or that the oracle could not count."""
 

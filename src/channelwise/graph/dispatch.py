@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from channelwise.graph import rules
 from channelwise.graph.context import TraceContext, tensors_in
+from channelwise.graph.dead_ends import Flow
 from channelwise.graph.outline import HEAVY, zeros_instead
 from channelwise.graph.rules.pointwise import is_pointwise, pointwise
 from channelwise.graph.structure import Cause
@@ -30,12 +31,18 @@ _FACTORIES = {getattr(torch.ops.aten, n) for n in ("zeros", "ones", "full", "emp
 
 
 class LabelMode(TorchDispatchMode):
-    """Runs every operator as it is and lets its rule carry the labels on."""
+    """Runs every operator as it is and lets its rule carry the labels on.
 
-    def __init__(self, ctx: TraceContext, protected: Iterable[torch.Tensor], outline: bool) -> None:
+    ``flow`` notes, if it is given, what the operators read and write.
+    """
+
+    def __init__(
+        self, ctx: TraceContext, protected: Iterable[torch.Tensor], outline: bool, flow: Flow | None = None
+    ) -> None:
         super().__init__()
         self.ctx = ctx
         self.outline = outline
+        self.flow = flow
         self.protected = {t.untyped_storage()._cdata for t in protected}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -62,6 +69,8 @@ class LabelMode(TorchDispatchMode):
         inputs = tensors_in(args) + tensors_in(kwargs)
         known = [t for t in inputs if ctx.knows(t)]
         out = zeros_instead(func, args) if self.outline and func in HEAVY else func(*args, **kwargs)
+        if self.flow is not None:
+            self.flow.add(inputs, tensors_in(out), len(ctx.macs))
         if not known:
             if not inputs and func.overloadpacket in _FACTORIES:
                 ctx.mark_fresh(out)

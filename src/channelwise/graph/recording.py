@@ -109,6 +109,7 @@ class Trace:
     ``trains``: the model runs in train mode on these inputs.
     ``trains_differently``: in train mode other tensors are used, or other questions come up, than in eval mode.
     ``trains_randomly``: outputs in train mode cannot be compared.
+    ``dead_ends`` are those of the MACs that no output depends on.
     ``uncounted`` are the modules of all calls in which zeros were not noticed.
     """
 
@@ -116,6 +117,7 @@ class Trace:
     tensors: dict[str, TensorLabels]
     aliases: dict[str, str]
     macs: list[MacRecord] = field(default_factory=list)
+    dead_ends: list[MacRecord] = field(default_factory=list)
     calls: dict[str, CallShapes] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
     same_widths: list[SameWidth] = field(default_factory=list)

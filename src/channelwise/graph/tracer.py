@@ -12,6 +12,7 @@ from torch import nn
 
 from channelwise.example_inputs import number_of_samples
 from channelwise.graph.context import TraceContext, tensors_in
+from channelwise.graph.dead_ends import Flow
 from channelwise.graph.dispatch import LabelMode
 from channelwise.graph.labels import LabelSpace
 from channelwise.graph.modules import ModuleTracker
@@ -67,7 +68,8 @@ def run_labelled(
     for tensor in tensors_in(list(args)) + tensors_in(dict(kwargs)):
         ctx.set(tensor, ())
     tracker = ModuleTracker(model, ctx, trace, record)
-    mode = LabelMode(ctx, model.parameters() if protect else (), outline)
+    flow = Flow() if record else None
+    mode = LabelMode(ctx, model.parameters() if protect else (), outline, flow)
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
@@ -85,9 +87,10 @@ def run_labelled(
     for tensor in outputs if freeze_outputs else ():
         for m in ctx.maps(tensor):
             trace.space.freeze(m.labels, Reason("output", "", "an output of the network", Cause.OUTPUT))
-    if record:
+    if flow is not None:
         modules = dict(model.named_modules())
         trace.macs = ctx.macs
+        trace.dead_ends = flow.dead_ends(ctx.macs, outputs)
         trace.candidates = [c for c in candidates(model, ctx.runs) if _mentioned(c, modules)]
         trace.same_widths = same_widths(ctx.read, ctx.given)
         trace.elsewhere = candidates_elsewhere(model, [*ctx.adapting_runs, *ctx.runs])

@@ -20,7 +20,7 @@ _TRIALS = ((FEW, 12), (16, 7))
 _OF_MANY = 2
 """Trials where code picks out of more channels than that: one keeps what the other removes."""
 
-_OF_NUMBERS = ((16, 2),)
+_OF_NUMBERS = ((FEW, 4), (16, 2))
 """The same where code only knows how many there are; else one trial shows a wrong number."""
 
 _PICKING = ("slice", "split", "chunk", "narrow", "select", "unbind", "index", "unfold", "strided", "pad")
@@ -113,6 +113,8 @@ def _upper(members: np.ndarray, random: np.random.Generator, share: float) -> np
 
 def _ends(members: np.ndarray, random: np.random.Generator, share: float) -> np.ndarray:
     """Keep the first and the last channel and most of the lower ones: constant bounds may just cut off the ends."""
+    if members.size == 2:
+        return members[:1]
     inner = members[1:-1]
     count = min(max(int(members.size * share) - 2, 0), max(inner.size - 1, 0))
     some = random.choice(inner[: count + 1], count, replace=False) if count else inner[:0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from channelwise.graph.channels import components
-from channelwise.graph.context import tensors_in
+from channelwise.graph.context import MacRecord, tensors_in
 from channelwise.graph.labels import LabelSpace
 from channelwise.graph.recording import Trace
 from channelwise.graph.structure import Structure
@@ -59,7 +60,8 @@ _FIRST = Trial(0)
 class Failure:
     """What went wrong with some groups pruned; ``suspects`` are the groups that look guilty, if anything tells.
 
-    ``module``: where the model's code raised. ``trial``: which selection showed it.
+    ``raised``: the model's code did, in ``module``, or made products there that are not of its channels' size.
+    ``trial``: which selection showed it.
     """
 
     text: str
@@ -124,6 +126,9 @@ class Tryout:
         comparable = _comparable(structure, wanted)
         # Of these the outputs tell: a new tensor may just happen to have as many elements as there are channels.
         told = comparable - self._in_questioned_norms(structure)
+        if self.trace.dead_ends:
+            # Nothing of these shows in outputs.
+            told = frozenset()
         outputs: list[torch.Tensor] | None = None
         if not wanted <= told:
             failure, outputs = self._labels_meet(structure, removed_in(structure, wanted, trial.number), trial)
@@ -200,7 +205,7 @@ class Tryout:
         try:
             args, kwargs = self._arguments(trial.train)
             seed_generators(tensors_in([list(args), dict(kwargs)]), 0)
-            _, output = run_labelled(model, args, kwargs, second, record=False, freeze_outputs=False)
+            ctx, output = run_labelled(model, args, kwargs, second, record=False, freeze_outputs=False)
         except Exception as error:
             # Whatever the user's code raises with fewer channels: it does not adapt.
             module = getattr(error, "_channelwise_module", "")
@@ -214,7 +219,25 @@ class Tryout:
             membership = Membership(self.trace, structure)
             names = membership.names_of(membership.of_channel[guilty[guilty < frozen.size]])
             return Failure("with fewer channels other channels meet than before", frozenset(names)), output
-        return None, output
+        found = None if trial.train else self._products(structure, kept, ctx.macs, trial)
+        return found, output
+
+    def _products(self, structure: Structure, kept: Kept, made: Sequence[MacRecord], trial: Trial) -> Failure | None:
+        """The first product of a slim model that is of another size than the structure says."""
+        others = _other_products(structure, kept, made, self.trace.batch)
+        if others:
+            # Of what a model finds in its inputs, boxes for example, there may be more or less.
+            whole = removed_in(structure, (), trial.number)
+            second = Trace(LabelSpace(), {}, {})
+            model = self.slim(structure, whole, trial.number).eval()
+            ctx, _ = run_labelled(model, self.args, self.kwargs, second, record=False, freeze_outputs=False)
+            varying = _other_products(structure, whole, ctx.macs, self.trace.batch)
+            others = [position for position in others if position not in varying]
+        if not others:
+            return None
+        module, operation = made[others[0]].module, made[others[0]].operation
+        text = f"with fewer channels {operation} in {module or 'the model'} is of another size"
+        return Failure(text, frozenset(asked_in(self.trace, structure, module)), True, module)
 
     def guilty(self, structure: Structure, names: Sequence[str], failure: Failure) -> list[str]:
         """The groups that make the check fail, found by bisection among the suspects first."""
@@ -252,6 +275,25 @@ class Tryout:
             else:
                 fails = middle
         return names[fails - 1]
+
+
+def _other_products(structure: Structure, kept: Kept, made: Sequence[MacRecord], batch: int) -> list[int]:
+    """Which of the products that were made are not of the size that the structure says for these channels.
+
+    None if other ones were made: code may take another way for fewer channels, about which outputs have to tell.
+    """
+    counts = {name: len(channels) for name, channels in kept.items()}
+    places = [(term.module, term.operation) for term in structure.macs]
+    if places != [(record.module, record.operation) for record in made]:
+        return []
+    return [
+        position
+        for position, (term, record) in enumerate(zip(structure.macs, made, strict=True))
+        if not math.isclose(
+            term.scale * batch * math.prod(size(counts) for size in term.factors),
+            record.scale * math.prod(length for _, length in record.factors),
+        )
+    ]
 
 
 def _comparable(structure: Structure, names: Collection[str]) -> frozenset[str]:
