@@ -51,13 +51,14 @@ def compare(entry: Entry, tool: str) -> dict[str, Any]:
         if unclear:
             pruned, row["seconds"], _ = _pruned(tool, model, inputs, tag=False)
         row["stage"] = "run"
-        row["macs_left"] = _compute(pruned, inputs) / max(_compute(model, inputs), 1)
+        (before, shapes), (after, left) = _compute(model, inputs), _compute(pruned, inputs)
+        row["macs_left"] = after / max(before, 1)
         sizes = [sum(p.numel() for p in m.parameters()) for m in (pruned, model)]
         row["params_left"] = sizes[0] / max(sizes[1], 1)
         if sizes[0] == sizes[1]:
             raise ValueError("nothing was removed")
         if not isinstance(model, HeadOutputs):
-            _demand_same_shapes(model, pruned, inputs)
+            _demand_same_shapes(shapes, left)
         row["stage"] = "compare"
         row |= {"exact": "n/a", "why": unclear} if unclear else _exactness(model, pruned, kept, small)
         row["stage"] = "done"
@@ -149,12 +150,12 @@ def _untag(pruned: nn.Module, model: nn.Module, tagged: set[str]) -> tuple[dict[
     return kept, unclear
 
 
-def _compute(model: nn.Module, inputs: tuple[Any, ...]) -> int:
-    """Operations of convolutions and matrix products, counted by PyTorch."""
+def _compute(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, list[Any]]:
+    """Operations of convolutions and matrix products, counted by PyTorch, and the shapes of the outputs."""
     # Under no_grad the counter stumbles over expanded parameters.
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        model(*copy.deepcopy(inputs))
-    return int(counter.get_total_flops())
+        outputs = model(*copy.deepcopy(inputs))
+    return int(counter.get_total_flops()), [shape_of(t) for t in tensors(outputs)]
 
 
 def _outputs(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
@@ -163,8 +164,7 @@ def _outputs(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
         return list(tensors(model(*copy.deepcopy(inputs))))
 
 
-def _demand_same_shapes(model: nn.Module, pruned: nn.Module, inputs: tuple[Any, ...]) -> None:
-    before, after = ([shape_of(t) for t in _outputs(m, inputs)] for m in (model, pruned))
+def _demand_same_shapes(before: list[Any], after: list[Any]) -> None:
     for was, became in zip(before, after):
         if was != became:
             raise ValueError(f"an output of shape {was} became {became}")
