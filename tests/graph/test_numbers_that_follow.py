@@ -6,11 +6,13 @@ import copy
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import channelwise as cw
+from channelwise.graph.numbers import candidates
 from channelwise.graph.structure import Structure
 from channelwise.surgery import sparse_state_dict
 from tests.graph.expectations import check_network
@@ -40,6 +42,19 @@ def test_only_numbers_that_are_needed_follow() -> None:
     graph = cw.trace(SelectiveKernelNet(), IMAGES)
     assert numbers(graph.structure) == {("block", "in_channels")}
     assert numbers(cw.trace(NETWORKS["NumberOfTwoMeanings"].model(), IMAGES).structure) == set()
+
+
+class NormWithItsOwnNumber(nn.LayerNorm):
+    """A layer of torch with a number that torch knows nothing of."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.width = width
+
+
+def test_numbers_that_torch_keeps_are_none_to_follow() -> None:
+    found = candidates(nn.Sequential(NormWithItsOwnNumber(8)), [("0", (np.arange(8),))])
+    assert [candidate.attribute for candidate in found] == ["width"]
 
 
 def test_the_slim_model_has_other_numbers_and_the_users_model_the_same() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,10 @@ def _seen(module: nn.Module, runs: Sequence[np.ndarray]) -> list[tuple[str, np.n
     """Numbers of a module with their runs; whether it is one number in a tuple of which the others were not seen."""
     lengths = [run.size for run in runs]
     found: list[tuple[str, np.ndarray, bool]] = []
+    fixed = _kept_by_torch(type(module).__mro__)
     for attribute, value in module.__dict__.items():
+        if attribute in fixed:
+            continue
         if type(value) is int:
             found += [(attribute, run, False) for run in runs if run.size == value]
         elif type(value) in (tuple, list) and value and all(type(v) is int for v in value):
@@ -88,6 +92,13 @@ def _seen(module: nn.Module, runs: Sequence[np.ndarray]) -> list[tuple[str, np.n
                     (f"{attribute}[{k}]", runs[lengths.index(v)], True) for k, v in enumerate(value) if v in lengths
                 ]
     return found
+
+
+@cache
+def _kept_by_torch(classes: tuple[type, ...]) -> frozenset[str]:
+    """Attributes that a user's class, by its bases, has from a layer of torch: surgery keeps them true."""
+    layers = [base for base in classes if base.__module__.startswith("torch.nn.") and base is not nn.Module]
+    return frozenset().union(*(base.__dict__.get("__constants__", ()) for base in layers))
 
 
 def _position(part: list[int], whole: list[int]) -> int | None:

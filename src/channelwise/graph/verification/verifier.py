@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 _Attempt = tuple[Structure, Asked, Failure | None]
 """A structure, its groups with questions, and what went wrong with all of them pruned."""
 
+_NUMBERS_OF_HEADS = ("num_heads", "heads", "n_heads", "nhead", "num_attention_heads")
+"""Attributes that stand for groups of channels in all classes, so that no failure needs to show that they follow."""
+
 _Join = tuple[int, int]
 """Two runs of labels that were joined, by their ids."""
 
@@ -39,8 +42,9 @@ class Verifier:
         channels stay.
         """
         banned: list[tuple[np.ndarray, Reason]] = []
-        following: set[Followed] = set()
-        tried: set[Followed] = set()
+        following = {(c.cls, c.attribute) for c in self.trace.candidates if c.attribute in _NUMBERS_OF_HEADS}
+        tried = set(following)
+        doubtful: set[Followed] = set()
         joined: set[_Join] = set()
         sites = sites_of(self.trace)
         met: set[frozenset[Site]] = set()
@@ -51,6 +55,7 @@ class Verifier:
                 logger.debug("verification: %s follow the channels now: %s", more, failure.text)
                 structure, asked, failure = attempt
                 following |= more
+                doubtful |= more if len(more) > 1 else set()
                 continue
             attempt = self._with_joined_widths(following, failure, asked, joined)
             if attempt is not None:
@@ -65,7 +70,7 @@ class Verifier:
             logger.debug("verification: %s because of %s", sorted(guilty), failure.text)
             banned = [self._ban(structure, name, asked[name][-1], failure.text) for name in guilty]
             structure, asked, failure = self._attempt(banned, following)
-        return self._fewest(structure, following)
+        return self._fewest(structure, following, doubtful)
 
     def _with_more_numbers(
         self, following: set[Followed], failure: Failure, asked: Asked, tried: set[Followed]
@@ -129,10 +134,13 @@ class Verifier:
         asked = asked_of(self.trace, structure)
         return structure, asked, self.tryout.check(structure, sorted(asked)) if asked else None
 
-    def _fewest(self, structure: Structure, following: set[Followed]) -> Structure:
-        """The same without numbers that just happen to be as large as a number of channels."""
-        following = {(self.trace.types[number.module], number.attribute) for number in structure.numbers}
-        for one in sorted(following, key=str) if len(following) > 1 else ():
+    def _fewest(self, structure: Structure, following: set[Followed], doubtful: set[Followed]) -> Structure:
+        """The same without numbers that just happen to be as large as a number of channels.
+
+        ``doubtful``: those that follow since a failure, which was gone then, but not for any of them alone.
+        """
+        known = {(self.trace.types[number.module], number.attribute) for number in structure.numbers}
+        for one in sorted(doubtful & known, key=str):
             trial, _, failure = self._attempt((), following - {one})
             if failure is None:
                 structure, following = trial, following - {one}
