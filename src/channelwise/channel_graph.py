@@ -151,11 +151,11 @@ def trace(
         if not verify or not (recorded.space.questions or numbers_elsewhere(recorded)):
             return ChannelGraph(model, build(recorded))
 
+        varying = _without_constants(model)
+
         @cache
         def stand_in(trial: int) -> nn.Module:
-            if trial == 0:
-                return _without_constants(model)
-            return _with_other_signs(stand_in(0), recorded, trial)
+            return _with_other_signs(varying, recorded, trial)
 
         tryout = Tryout(
             recorded,
@@ -221,20 +221,24 @@ _SMALL_KERNEL = 4096
 
 
 def _with_other_signs(model: nn.Module, recorded: Trace, trial: int) -> nn.Module:
-    """A copy in which what layers add has all signs turned in the first trial, and random ones in the others.
+    """A copy in which what layers add has all signs turned in the second trial, and random ones in later ones.
 
-    So have small kernels in all trials: of few channels, all may be positive whatever is added to them.
+    Small kernels have other signs in all trials: half of them in each row, as few channels may be positive by chance.
     """
     generator = torch.Generator().manual_seed(trial)
     shifts, kernels = (tensors_with_role(recorded, role) for role in ("shift", "output"))
-    replace: dict[int, torch.Tensor] = {id(p): p for p in model.parameters()}
+    turned: dict[int, torch.Tensor] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name in shifts or (name in kernels and parameter.numel() <= _SMALL_KERNEL):
-            random = trial > 1 or name not in shifts
-            signs = torch.randint(2, parameter.shape, generator=generator) * 2 - 1 if random else torch.tensor(-1)
-            values = parameter.detach() * signs.to(parameter.device, parameter.dtype)
-            replace[id(parameter)] = like_parameter(parameter, values)
-    return clone_module(model, replace)
+        values = parameter.detach()
+        if name in shifts and trial > 0:
+            signs = torch.randint(2, values.shape, generator=generator) * 2 - 1 if trial > 1 else torch.tensor(-1)
+        elif name in kernels and values.ndim > 1 and values.numel() <= _SMALL_KERNEL:
+            ranks = torch.rand(values.shape, generator=generator).flatten(1).argsort(1).argsort(1)
+            values, signs = values.abs(), (ranks % 2 * 2 - 1).reshape(values.shape)
+        else:
+            continue
+        turned[id(parameter)] = like_parameter(parameter, values * signs.to(values.device, values.dtype))
+    return clone_module(model, {id(p): p for p in model.parameters()} | turned) if turned else model
 
 
 def _shapes(tensors: Sequence[torch.Tensor]) -> str:

@@ -43,6 +43,7 @@ class TraceContext:
     ``runs`` are the labels that operations with constant sizes saw side by side, with the module; ``adapting_runs``
     are those of operations inside calls that adapt.
     ``read`` and ``given`` are labels of which a module's code read the number, or laid a tensor out by one.
+    ``done``: what was computed from labelled tensors, apart from batch norm: operation, module, a label of each.
     ``random``: an operation gave random numbers.
     ``free_axis`` is the axis of a requested shape whose length is given as -1, and so adapts.
     """
@@ -60,6 +61,7 @@ class TraceContext:
     given: list[tuple[str, np.ndarray]] = field(default_factory=list)
     adapting_runs: list[tuple[str, tuple[np.ndarray, ...]]] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
+    done: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
     random: bool = False
     _known: dict[int, _Known] = field(default_factory=dict)
     _fresh: dict[int, weakref.ref[torch.Tensor]] = field(default_factory=dict)

@@ -27,7 +27,16 @@ class WritesParameters(BaseException):
     """
 
 
-_FACTORIES = {getattr(torch.ops.aten, n) for n in ("zeros", "ones", "full", "empty", "rand", "randn")}
+_FILLED = ("empty", "full", "ones", "zeros")
+_IDLE = {
+    getattr(torch.ops.aten, name)
+    for name in ("alias", "clone", "contiguous", "copy_", "detach", "_to_copy")
+    + tuple(f"new_{name}" for name in _FILLED)
+    + tuple(f"{name}_like" for name in _FILLED)
+}
+"""Operations that compute nothing from the values of their argument."""
+
+_FACTORIES = {getattr(torch.ops.aten, name) for name in (*_FILLED, "rand", "randn")}
 
 
 class LabelMode(TorchDispatchMode):
@@ -79,7 +88,11 @@ class LabelMode(TorchDispatchMode):
         for tensor in known:
             ctx.touched.add(id(tensor))
         ctx.operation = str(func)
-        if not any(ctx.maps(t) for t in known):
+        maps = [found[0] for found in map(ctx.maps, known) if found]
+        if maps:
+            if func.overloadpacket not in _IDLE and "batch_norm" not in ctx.operation:
+                ctx.done.append((ctx.operation, ctx.module, tuple(m.labels.flat[0] for m in maps)))
+        else:
             weight = all(ctx.is_weight(t) for t in known)
             for tensor in tensors_in(out):
                 if not ctx.knows(tensor):

@@ -108,6 +108,7 @@ class Trace:
 
     ``trains``: the model runs in train mode on these inputs.
     ``trains_differently``: in train mode other tensors are used, or other questions come up, than in eval mode.
+    ``computes_differently``: in train mode other operations are done.
     ``trains_randomly``: outputs in train mode cannot be compared.
     ``dead_ends`` are those of the MACs that no output depends on.
     ``uncounted`` are the modules of all calls in which zeros were not noticed.
@@ -129,6 +130,7 @@ class Trace:
     batch: int = 1
     trains: bool = False
     trains_differently: bool = False
+    computes_differently: bool = False
     trains_randomly: bool = False
 
 

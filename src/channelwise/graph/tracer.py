@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from channelwise.example_inputs import number_of_samples
+from channelwise.graph.channels import components
 from channelwise.graph.context import TraceContext, tensors_in
 from channelwise.graph.dead_ends import Flow
 from channelwise.graph.dispatch import LabelMode
@@ -132,8 +135,11 @@ def output_tensors(output: Any) -> list[torch.Tensor]:
 
 def _train_pass(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], trace: Trace, shared: bool
-) -> set[int]:
-    """Follow the training path: first with outlined values, then for real, last with the batch doubled if it is 1."""
+) -> TraceContext | None:
+    """Follow the training path: first with outlined values, then for real, last with the batch doubled if it is 1.
+
+    None if it does not run.
+    """
     space = trace.space
     records: tuple[list[Any], ...] = (
         space.pairs, space.inexact, space.parts, space.questions, space.roles, trace.counted, trace.uncounted,
@@ -147,7 +153,7 @@ def _train_pass(
         try:
             ctx, _ = run_labelled(model, some_args, some_kwargs, trace, record=False, protect=shared, outline=outline)
             trace.trains, trace.trains_randomly = True, ctx.random
-            return ctx.touched
+            return ctx
         except Exception as failure:
             # Whatever the user's training path raises, it is skipped and said so.
             error = error or failure
@@ -157,7 +163,7 @@ def _train_pass(
         f"the training path was skipped, as it does not run on the inputs alone: {type(error).__name__}: {error}"
     )
     logger.info("%s", trace.notes[-1])
-    return set()
+    return None
 
 
 def doubled(value: Any) -> Any:
@@ -169,6 +175,14 @@ def doubled(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(doubled(v) for v in value)
     return value
+
+
+def _done_with_channels(trace: Trace, ctx: TraceContext) -> Counter[tuple[str, str]]:
+    """How often a run did which operation in which module to channels that may be removed."""
+    channel = components(trace.space)
+    stays = np.zeros(int(channel.max(initial=0)) + 1, bool)
+    stays[channel[list(trace.space.reasons)]] = True
+    return Counter((operation, module) for operation, module, labels in ctx.done if not stays[channel[[*labels]]].all())
 
 
 def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, shared: bool) -> Trace:
@@ -184,16 +198,20 @@ def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     ask_where_widths_are_read(model, trace)
     model.eval()
     marks = [len(space.questions)]
-    touched = set(run_labelled(model, args, kwargs, trace, record=True, protect=shared)[0].touched)
+    evaluated, _ = run_labelled(model, args, kwargs, trace, record=True, protect=shared)
+    touched = set(evaluated.touched)
     marks.append(len(space.questions))
     model.train()
     trained = _train_pass(model, args, kwargs, trace, shared)
+    in_training = set() if trained is None else trained.touched
     model.eval()
     places = [(q.reason.operation, q.reason.module) for q in space.questions]
     # Parameters only: batch norm counts batches in a buffer that nothing else reads.
-    new = (trained - touched) & {id(p) for p in model.parameters()}
+    new = (in_training - touched) & {id(p) for p in model.parameters()}
     trace.trains_differently = bool(new) or not set(places[marks[1] :]) <= set(places[marks[0] : marks[1]])
-    touched |= trained
+    if trained is not None:
+        trace.computes_differently = _done_with_channels(trace, trained) != _done_with_channels(trace, evaluated)
+    touched |= in_training
     unused = Reason("unused", "", "never used while the model ran on the example inputs", Cause.UNUSED)
     for name, labels in tensors.items():
         if id(stored[name]) not in touched:

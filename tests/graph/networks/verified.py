@@ -93,15 +93,25 @@ class SwappedBesideAttention(nn.Module):
 class PositiveInEvalMode(nn.Module):
     """Half of the channels is clipped, of which nothing shows while all of them are positive."""
 
+    width = 4
+
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.head = nn.Conv1d(3, 4, 1), nn.Conv1d(4, 4, 1), nn.Conv1d(4, 4, 1)
+        self.first, self.second = nn.Conv1d(3, self.width, 1), nn.Conv1d(self.width, self.width, 1)
+        self.head = nn.Conv1d(self.width, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
         y, half = self.second(x), x.shape[1] // 2
         y = y if self.training else y.abs()
         return self.head(torch.cat([y[:, :half].relu(), y[:, half:]], 1))
+
+
+@network("verified", either=("second",), kept=("head", "first"), shapes=((2, 3, 8),))
+class ManyPositiveInEvalMode(PositiveInEvalMode):
+    """The same with so many channels that one selection shows whether code adapts."""
+
+    width = 48
 
 
 @network("verified", kept=("head", "query", "key"), shapes=((2, 3, 8),))

@@ -14,13 +14,13 @@ Kept = Mapping[str, np.ndarray]
 FEW = 4
 """Of so few channels, code may pick the right ones by chance, and their values may tell nothing."""
 
-_TRIALS = ((FEW, 12), (16, 7))
+_TRIALS = ((FEW, 7), (16, 5))
 """At most so many channels, so many trials: with few channels, code may pick the right ones by chance."""
 
 _OF_MANY = 2
 """Trials where code picks out of more channels than that: one keeps what the other removes."""
 
-_OF_NUMBERS = ((FEW, 4), (16, 2))
+_OF_NUMBERS = ((FEW, 2),)
 """The same where code only knows how many there are; else one trial shows a wrong number."""
 
 _PICKING = ("slice", "split", "chunk", "narrow", "select", "unbind", "index", "unfold", "strided", "pad")

@@ -31,7 +31,7 @@ from channelwise.graph.verification.comparing import (
 )
 from channelwise.graph.verification.questions import Membership, asked_in, asked_of
 from channelwise.graph.verification.slim_labels import only_ones, slim_labels
-from channelwise.graph.verification.trials import FEW, Kept, removed_in, trials
+from channelwise.graph.verification.trials import Kept, removed_in, trials
 
 logger = logging.getLogger(__name__)
 
@@ -111,10 +111,9 @@ class Tryout:
             found.append(Trial(number))
             if self.trace.trains_differently and not (number and self.trace.trains_randomly):
                 found.append(Trial(number, train=True))
-        if self.trace.trains and not (self.trace.trains_differently or self.trace.trains_randomly):
-            # Few channels may all be positive by chance; normalised by their own statistics they are not.
-            if any(structure.group(name).size <= FEW for name in names):
-                found += [Trial(number, train=True) for number in numbers]
+        if self.trace.computes_differently and not (self.trace.trains_differently or self.trace.trains_randomly):
+            # What does not show in eval mode, half of the channels clipped where all are positive, may show here.
+            found += [Trial(number, train=True) for number in numbers]
         exact = _exact(structure, names)
         if exact and exact != _comparable(structure, names):
             found.append(Trial(max(numbers[-1], 1), exact_alone=True))
