@@ -14,6 +14,9 @@ from channelwise.graph.structure import Structure
 Asked = dict[str, list[Question]]
 """The groups with questions, and all questions about each."""
 
+_PICKING = ("slice", "split", "chunk", "narrow", "select", "unbind", "index", "unfold", "strided", "pad")
+"""In the names of operations for which it matters which channels there are, not only how many."""
+
 Site = tuple[type | str, int]
 """A place in the code of a class: the how-manieth question in a module of it."""
 
@@ -45,6 +48,19 @@ def asked_of(trace: Trace, structure: Structure) -> Asked:
         for name in membership.names_of(membership.of_label[question.labels]):
             found.setdefault(name, []).append(question)
     return found
+
+
+def picked_from(trace: Trace, structure: Structure, asked: Asked) -> dict[str, bool]:
+    """Whether some question is about an operation that picks some of a group's channels, not all or none."""
+    channel, membership = components(trace.space), Membership(trace, structure)
+
+    def divides(question: Question, name: str) -> bool:
+        if not any(operation in question.reason.operation for operation in _PICKING):
+            return False
+        here = question.labels[membership.of_label[question.labels] == membership.names.index(name)]
+        return np.unique(channel[here]).size < structure.group(name).size
+
+    return {name: any(divides(question, name) for question in asked[name]) for name in asked}
 
 
 def asked_in(trace: Trace, structure: Structure, module: str) -> set[str]:

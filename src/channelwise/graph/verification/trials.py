@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from channelwise.graph.labels import Question
 from channelwise.graph.structure import Group, Structure
 
 Kept = Mapping[str, np.ndarray]
@@ -23,18 +22,17 @@ _OF_MANY = 2
 _OF_NUMBERS = ((FEW, 2),)
 """The same where code only knows how many there are; else one trial shows a wrong number."""
 
-_PICKING = ("slice", "split", "chunk", "narrow", "select", "unbind", "index", "unfold", "strided", "pad")
-"""In the names of operations for which it matters which channels there are, not only how many."""
 
+def trials(structure: Structure, picked_from: Mapping[str, bool]) -> list[int]:
+    """The selections that must be right before groups are believed: the more, the fewer channels are picked from.
 
-def trials(structure: Structure, asked: Mapping[str, Sequence[Question]]) -> list[int]:
-    """The selections that must be right before groups are believed: the more, the fewer channels are picked from."""
+    ``picked_from``: whether code picks some channels out of a group; in others it may know how many there are.
+    """
     usual, count = 1, 1
     few = []
     for group in structure.groups:
-        questions = asked.get(group.name)
-        if questions:
-            table, most = (_TRIALS, _OF_MANY) if any(map(_picks, questions)) else (_OF_NUMBERS, 1)
+        if group.name in picked_from:
+            table, most = (_TRIALS, _OF_MANY) if picked_from[group.name] else (_OF_NUMBERS, 1)
             wanted = next((trials for size, trials in table if group.size <= size), 0)
             few += [group.name] if wanted else []
             usual, count = max(usual, most), max(count, wanted, most)
@@ -52,10 +50,6 @@ def trials(structure: Structure, asked: Mapping[str, Sequence[Question]]) -> lis
 def _kept_of(structure: Structure, names: Sequence[str], trial: int) -> tuple[tuple[int, ...], ...]:
     kept = removed_in(structure, names, trial)
     return tuple(tuple(kept[name].tolist()) for name in names)
-
-
-def _picks(question: Question) -> bool:
-    return any(name in question.reason.operation for name in _PICKING)
 
 
 def removed_in(structure: Structure, names: Iterable[str], trial: int) -> dict[str, np.ndarray]:

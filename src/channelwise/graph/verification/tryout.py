@@ -29,7 +29,7 @@ from channelwise.graph.verification.comparing import (
     run_once,
     seed_generators,
 )
-from channelwise.graph.verification.questions import Membership, asked_in, asked_of
+from channelwise.graph.verification.questions import Membership, asked_in, asked_of, picked_from
 from channelwise.graph.verification.slim_labels import only_ones, slim_labels
 from channelwise.graph.verification.trials import Kept, removed_in, trials
 
@@ -94,18 +94,23 @@ class Tryout:
     slim: Surgeon
     masked: Surgeon
 
-    def check(self, structure: Structure, names: Sequence[str], only: Trial | None = None) -> Failure | None:
-        """Prune part of these groups, in several ways or in one: the first failure."""
-        for trial in self._trials(structure, names) if only is None else (only,):
-            failure = self._check(structure, frozenset(names), trial)
+    def check(self, structure: Structure, names: Sequence[str], first: Trial | None = None) -> Failure | None:
+        """Prune part of these groups, in several ways, of which one may be the likeliest to fail: the first failure."""
+        for trial in sorted(self._trials(structure, names), key=lambda trial: trial != first):
+            failure = self.check_in(trial, structure, names)
             if failure is not None:
-                return replace(failure, trial=trial)
+                return failure
         return None
+
+    def check_in(self, trial: Trial, structure: Structure, names: Sequence[str]) -> Failure | None:
+        """The same in one way."""
+        failure = self._check(structure, frozenset(names), trial)
+        return None if failure is None else replace(failure, trial=trial)
 
     def _trials(self, structure: Structure, names: Sequence[str]) -> list[Trial]:
         """In train mode too where it differs, but only once where random numbers forbid comparing its outputs."""
         asked = asked_of(self.trace, structure)
-        numbers = trials(structure, {name: asked[name] for name in names})
+        numbers = trials(structure, picked_from(self.trace, structure, {name: asked[name] for name in names}))
         found = []
         for number in numbers:
             found.append(Trial(number))
@@ -254,7 +259,7 @@ class Tryout:
         ``fails``: it is known to fail with all of them pruned; ``likely``: that is assumed until one is left.
         """
         if not fails and not (likely and len(names) > 1):
-            if self.check(structure, names, trial) is None:
+            if self.check_in(trial, structure, names) is None:
                 return []
             fails = True
         if len(names) == 1:
@@ -269,7 +274,7 @@ class Tryout:
         passes, fails = len(names) // 2, len(names)
         while fails - passes > 1:
             middle = (passes + fails) // 2
-            if self.check(structure, names[:middle], trial) is None:
+            if self.check_in(trial, structure, names[:middle]) is None:
                 passes = middle
             else:
                 fails = middle

@@ -69,7 +69,7 @@ class Verifier:
             met |= {places[name] for name in guilty}
             logger.debug("verification: %s because of %s", sorted(guilty), failure.text)
             banned = [self._ban(structure, name, asked[name][-1], failure.text) for name in guilty]
-            structure, asked, failure = self._attempt(banned, following)
+            structure, asked, failure = self._attempt(banned, following, failure)
         return self._fewest(structure, following, doubtful)
 
     def _with_more_numbers(
@@ -82,7 +82,7 @@ class Verifier:
                 continue
             more = numbers - tried if numbers is likely else numbers
             tried |= numbers
-            attempt = self._attempt((), following | more)
+            attempt = self._attempt((), following | more, failure)
             if attempt[2] is None or (attempt[2].text, attempt[2].module) != (failure.text, failure.module):
                 return attempt, more
         return None, set()
@@ -120,7 +120,7 @@ class Verifier:
         before = len(space.pairs)
         for same in pairs:
             space.join(same.read, same.given)
-        attempt = self._attempt((), following)
+        attempt = self._attempt((), following, failure)
         alive = Membership(self.trace, attempt[0]).of_label
         if any((alive[same.read] >= 0).any() for same in pairs) and not failure.is_like(attempt[2]):
             return attempt
@@ -128,11 +128,20 @@ class Verifier:
         space.solved = None
         return None
 
-    def _attempt(self, banned: Sequence[tuple[np.ndarray, Reason]], following: Collection[Followed]) -> _Attempt:
-        """The structure, its groups with questions, and what went wrong with all of them pruned."""
+    def _attempt(
+        self,
+        banned: Sequence[tuple[np.ndarray, Reason]],
+        following: Collection[Followed],
+        before: Failure | None = None,
+    ) -> _Attempt:
+        """The structure, its groups with questions, and what went wrong with all of them pruned.
+
+        ``before``: what went wrong in the last attempt, which is tried first.
+        """
         structure = build(self.trace, banned, following)
         asked = asked_of(self.trace, structure)
-        return structure, asked, self.tryout.check(structure, sorted(asked)) if asked else None
+        first = None if before is None else before.trial
+        return structure, asked, self.tryout.check(structure, sorted(asked), first) if asked else None
 
     def _fewest(self, structure: Structure, following: set[Followed], doubtful: set[Followed]) -> Structure:
         """The same without numbers that just happen to be as large as a number of channels.
