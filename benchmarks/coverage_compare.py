@@ -214,8 +214,12 @@ def notices_zeros(model: nn.Module, inputs: tuple[Any, ...]) -> str:
             # Batch norm over the batch it sees: the standardisation of a weight, or an instance norm.
             if name in ("native_batch_norm", "_native_batch_norm_legit") and any(a is True for a in args):
                 seen.append(name)
+            # A kernel that moves along what was averaged over the pixels: over channels, as in ECA.
+            if name == "convolution" and args[0].dim() == 3 and args[0].shape[1] == 1 and axes > 3:
+                seen.append("a kernel over channels")
             return func(*args, **(kwargs or {}))
 
+    axes = max(t.dim() for t in tensors(inputs))
     with Watch():
         _outputs(model, inputs)
     return seen[0].removeprefix("_").removeprefix("native_") if seen else ""
