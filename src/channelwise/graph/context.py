@@ -172,10 +172,13 @@ class TraceContext:
             for m in self.maps(tensor):
                 self.space.freeze(m.labels, self.because(text, cause))
 
-    def ask(self, labels: np.ndarray, text: str, always: bool = False) -> None:
-        """Have verification find out whether the user's code adapts, unless it is known to (or ``always``)."""
+    def ask(self, labels: np.ndarray, text: str, always: bool = False, whole: np.ndarray | None = None) -> None:
+        """Have verification find out whether the user's code adapts, unless it is known to (or ``always``).
+
+        ``whole``: the labels that these were picked out of.
+        """
         if always or not self.adapts:
-            self.space.ask(labels, self.because(text))
+            self.space.ask(labels, self.because(text), whole)
             self.saw(labels)
 
     def saw(self, *runs: np.ndarray) -> None:

@@ -59,10 +59,14 @@ class EqualParts:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """Labels touched by an operation whose numbers may be fixed in the user's code; verification answers it."""
+    """Labels touched by an operation whose numbers may be fixed in the user's code; verification answers it.
+
+    ``whole``: all labels of the axis, if the operation picked these out of them.
+    """
 
     labels: np.ndarray
     reason: Reason
+    whole: np.ndarray | None = None
 
 
 @dataclass
@@ -124,9 +128,9 @@ class LabelSpace:
         """Zeroing these labels is not the same as removing them."""
         self.inexact.append((labels.reshape(-1), reason))
 
-    def ask(self, labels: np.ndarray, reason: Reason) -> None:
+    def ask(self, labels: np.ndarray, reason: Reason, whole: np.ndarray | None = None) -> None:
         """Whether the user's code adapts when these labels are removed has to be verified."""
-        self.questions.append(Question(labels.reshape(-1), reason))
+        self.questions.append(Question(labels.reshape(-1), reason, whole))
 
     def mark_role(self, labels: np.ndarray, role: Role) -> None:
         """What the slots with these labels do in their layer."""

@@ -38,7 +38,8 @@ def slice_(
             whole = ctx.one_axis(m)
             first, last, _ = slice(start, end).indices(whole.size)
             ctx.saw(whole[first:last], whole[:first], whole[:last], whole[last:], whole)
-            _ask_or_freeze(ctx, [whole[:first], whole[first:last], whole[last:]], out.shape[dim], "sliced")
+            for part in (whole[:first], whole[first:last], whole[last:]):
+                _ask_or_freeze(ctx, part, whole, out.shape[dim], "sliced")
         at: list[slice] = [slice(None)] * x.ndim
         at[dim] = slice(start, end, step)
         maps.append(m.moved(m.labels[tuple(at)], m.axis))
@@ -92,7 +93,7 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
             for part in parts:
                 # Of a list of sizes, which has to add up, the others can be tried out beside a single channel.
                 shortest = part.size if listed else min(lengths)
-                _ask_or_freeze(ctx, [part], shortest, f"split into {lengths}", always)
+                _ask_or_freeze(ctx, part, labels, shortest, f"split into {lengths}", always)
         stops = np.cumsum(lengths)
         for k, stop in enumerate(stops):
             at: list[slice] = [slice(None)] * x.ndim
@@ -235,14 +236,13 @@ def unfold(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dimension: int
 
 
 def _ask_or_freeze(
-    ctx: TraceContext, parts: Sequence[np.ndarray], shortest: int, text: str, always: bool = False
+    ctx: TraceContext, part: np.ndarray, whole: np.ndarray, shortest: int, text: str, always: bool = False
 ) -> None:
-    """Ask about every part by itself. A single picked channel leaves verification nothing to see: its axis stays.
+    """Ask about part of an axis. A single picked channel leaves verification nothing to see: its axis stays.
 
     ``always``: also within functions that are known to adapt.
     """
-    for part in parts:
-        if shortest > 1:
-            ctx.ask(part, text, always)
-        else:
-            ctx.freeze(part, text)
+    if shortest > 1:
+        ctx.ask(part, text, always, whole)
+    else:
+        ctx.freeze(part, text)

@@ -51,13 +51,18 @@ def asked_of(trace: Trace, structure: Structure) -> Asked:
 
 
 def picked_from(trace: Trace, structure: Structure, asked: Asked) -> dict[str, bool]:
-    """Whether some question is about an operation that picks some of a group's channels, not all or none."""
+    """Whether some question is about an operation that picks some of a group's channels, or one group of several.
+
+    What picks all channels of the one group that there is, such as the queries out of those of all heads, does not.
+    """
     channel, membership = components(trace.space), Membership(trace, structure)
 
     def divides(question: Question, name: str) -> bool:
         if not any(operation in question.reason.operation for operation in _PICKING):
             return False
-        here = question.labels[membership.of_label[question.labels] == membership.names.index(name)]
+        if question.whole is None or len(membership.names_of(membership.of_label[question.whole])) > 1:
+            return True
+        here = question.labels[membership.of_label[question.labels] >= 0]
         return np.unique(channel[here]).size < structure.group(name).size
 
     return {name: any(divides(question, name) for question in asked[name]) for name in asked}
