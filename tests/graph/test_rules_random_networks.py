@@ -117,6 +117,18 @@ FOUND = {
         read=1,
         aux=None,
     ),
+    "half_of_several_groups": Plan(
+        size=(4, 4),
+        stems=(5,),
+        steps=(
+            Step("Inception", (0,), {"out": 5, "branches": 3}),
+            Step("Scale", (1,), {"how": "scale"}),
+            Step("HalfInPlace", (2,), {"how": "relu"}),
+        ),
+        head="conv",
+        read=1,
+        aux=None,
+    ),
     "products_that_no_output_depends_on": Plan(
         size=(4, 4),
         stems=(2,),
@@ -135,8 +147,8 @@ FOUND = {
 
 @pytest.mark.parametrize("name", FOUND)
 def test_networks_that_were_wrong(name: str) -> None:
-    for seed in range(2):
-        check(FOUND[name], Choice("share", 0.5, seed))
+    for number in range(2):
+        check(FOUND[name], Choice("share", 0.5, number))
 
 
 @pytest.mark.slow

@@ -51,19 +51,21 @@ def asked_of(trace: Trace, structure: Structure) -> Asked:
 
 
 def picked_from(trace: Trace, structure: Structure, asked: Asked) -> dict[str, bool]:
-    """Whether some question is about an operation that picks some of a group's channels, or one group of several.
+    """Whether some question is about some of a group's channels, or about several groups at once.
 
-    What picks all channels of the one group that there is, such as the queries out of those of all heads, does not.
+    A number that is read of several groups, such as half of all channels, may be right for some selections by chance.
+    What picks all channels of the one group that there is, such as the queries out of those of all heads, picks none.
     """
     channel, membership = components(trace.space), Membership(trace, structure)
 
     def divides(question: Question, name: str) -> bool:
+        whole = question.labels if question.whole is None else question.whole
+        if len(membership.names_of(membership.of_label[whole])) > 1:
+            return True
         if not any(operation in question.reason.operation for operation in _PICKING):
             return False
-        if question.whole is None or len(membership.names_of(membership.of_label[question.whole])) > 1:
-            return True
         here = question.labels[membership.of_label[question.labels] >= 0]
-        return np.unique(channel[here]).size < structure.group(name).size
+        return question.whole is None or np.unique(channel[here]).size < structure.group(name).size
 
     return {name: any(divides(question, name) for question in asked[name]) for name in asked}
 
