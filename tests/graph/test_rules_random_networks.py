@@ -117,6 +117,19 @@ FOUND = {
         read=1,
         aux=None,
     ),
+    "half_of_another_tensor": Plan(
+        size=(2, 2, 2),
+        stems=(4,),
+        steps=(
+            Step("Conv", (0,), {"out": 4, "kernel": 1, "bias": False}),
+            Step("HalfInPlace", (1,), {"how": "relu"}),
+            Step("Conv", (2,), {"out": 4, "kernel": 1, "bias": False}),
+            Step("Softmax", (2,), {"how": "groups"}),
+        ),
+        head="conv",
+        read=1,
+        aux=None,
+    ),
     "half_of_several_groups": Plan(
         size=(4, 4),
         stems=(5,),

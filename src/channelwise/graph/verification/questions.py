@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from enum import IntEnum
 
 import numpy as np
 
@@ -19,6 +20,14 @@ _PICKING = ("slice", "split", "chunk", "narrow", "select", "unbind", "index", "u
 
 Site = tuple[type | str, int]
 """A place in the code of a class: the how-manieth question in a module of it."""
+
+
+class Use(IntEnum):
+    """What code may do with the channels of a group: count them in a shape, compute with their number, pick some."""
+
+    COUNTED = 0
+    READ = 1
+    PICKED = 2
 
 
 class Membership:
@@ -50,24 +59,24 @@ def asked_of(trace: Trace, structure: Structure) -> Asked:
     return found
 
 
-def picked_from(trace: Trace, structure: Structure, asked: Asked) -> dict[str, bool]:
-    """Whether some question is about some of a group's channels, or about several groups at once.
-
-    A number that is read of several groups, such as half of all channels, may be right for some selections by chance.
-    What picks all channels of the one group that there is, such as the queries out of those of all heads, picks none.
-    """
+def uses_of(trace: Trace, structure: Structure, asked: Asked) -> dict[str, Use]:
+    """For every group with questions, what code may do with its channels."""
     channel, membership = components(trace.space), Membership(trace, structure)
 
-    def divides(question: Question, name: str) -> bool:
+    def use(question: Question, name: str) -> Use:
+        if question.reason.operation == "attribute":
+            return Use.READ
         whole = question.labels if question.whole is None else question.whole
         if len(membership.names_of(membership.of_label[whole])) > 1:
-            return True
-        if not any(operation in question.reason.operation for operation in _PICKING):
-            return False
-        here = question.labels[membership.of_label[question.labels] >= 0]
-        return question.whole is None or np.unique(channel[here]).size < structure.group(name).size
+            return Use.PICKED
+        if any(operation in question.reason.operation for operation in _PICKING):
+            # All of the one group that is there are not picked: the queries, for example, out of those of all heads.
+            mine = channel[question.labels[membership.of_label[question.labels] >= 0]]
+            all_of_it = question.whole is not None and np.unique(mine).size == structure.group(name).size
+            return Use.COUNTED if all_of_it else Use.PICKED
+        return Use.COUNTED if question.reason.operation.startswith("aten.") else Use.READ
 
-    return {name: any(divides(question, name) for question in asked[name]) for name in asked}
+    return {name: max(use(question, name) for question in asked[name]) for name in asked}
 
 
 def asked_in(trace: Trace, structure: Structure, module: str) -> set[str]:

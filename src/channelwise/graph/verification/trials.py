@@ -7,33 +7,27 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from channelwise.graph.structure import Group, Structure
+from channelwise.graph.verification.questions import Use
 
 Kept = Mapping[str, np.ndarray]
 
-FEW = 4
-"""Of so few channels, code may pick the right ones by chance, and their values may tell nothing."""
-
-_TRIALS = ((FEW, 7), (16, 5))
-"""At most so many channels, so many trials: with few channels, code may pick the right ones by chance."""
+_TRIALS = {Use.PICKED: ((4, 7), (16, 5)), Use.READ: ((4, 7), (8, 5)), Use.COUNTED: ((4, 2),)}
+"""At most so many slots along an axis, so many trials: of few, code may pick the right ones by chance, or their values
+tell nothing, as all of them are positive, for example. Else one trial shows a wrong number."""
 
 _OF_MANY = 2
-"""Trials where code picks out of more channels than that: one keeps what the other removes."""
-
-_OF_NUMBERS = ((FEW, 2),)
-"""The same where code only knows how many there are; else one trial shows a wrong number."""
+"""Trials where code picks out of more slots than that: one keeps what the other removes."""
 
 
-def trials(structure: Structure, picked_from: Mapping[str, bool]) -> list[int]:
-    """The selections that must be right before groups are believed: the more, the fewer channels are picked from.
-
-    ``picked_from``: whether code picks some channels out of a group; in others it may know how many there are.
-    """
+def trials(structure: Structure, uses: Mapping[str, Use]) -> list[int]:
+    """The selections that must be right before these groups are believed: the more, the fewer slots they have."""
     usual, count = 1, 1
     few = []
     for group in structure.groups:
-        if group.name in picked_from:
-            table, most = (_TRIALS, _OF_MANY) if picked_from[group.name] else (_OF_NUMBERS, 1)
-            wanted = next((trials for size, trials in table if group.size <= size), 0)
+        if group.name in uses:
+            most = _OF_MANY if uses[group.name] is Use.PICKED else 1
+            slots = max(slots.index.size for slots in group.slots)
+            wanted = next((trials for size, trials in _TRIALS[uses[group.name]] if slots <= size), 0)
             few += [group.name] if wanted else []
             usual, count = max(usual, most), max(count, wanted, most)
     found = list(range(usual))

@@ -29,7 +29,7 @@ from channelwise.graph.verification.comparing import (
     run_once,
     seed_generators,
 )
-from channelwise.graph.verification.questions import Membership, asked_in, asked_of, picked_from
+from channelwise.graph.verification.questions import Membership, asked_in, asked_of, uses_of
 from channelwise.graph.verification.slim_labels import only_ones, slim_labels
 from channelwise.graph.verification.trials import Kept, removed_in, trials
 
@@ -110,7 +110,7 @@ class Tryout:
     def _trials(self, structure: Structure, names: Sequence[str]) -> list[Trial]:
         """In train mode too where it differs, but only once where random numbers forbid comparing its outputs."""
         asked = asked_of(self.trace, structure)
-        numbers = trials(structure, picked_from(self.trace, structure, {name: asked[name] for name in names}))
+        numbers = trials(structure, uses_of(self.trace, structure, {name: asked[name] for name in names}))
         found = []
         for number in numbers:
             found.append(Trial(number))
