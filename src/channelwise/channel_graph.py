@@ -223,7 +223,8 @@ _SMALL_KERNEL = 4096
 def _with_other_signs(model: nn.Module, recorded: Trace, trial: int) -> nn.Module:
     """A copy in which what layers add has all signs turned in the second trial, and random ones in later ones.
 
-    Small kernels have other signs in all trials: half of them in each row, as few channels may be positive by chance.
+    It is small in every second trial, so that it does not decide about signs. Small kernels have other signs in all
+    trials: half of them in each row, as few channels may be positive by chance.
     """
     generator = torch.Generator().manual_seed(trial)
     shifts, kernels = (tensors_with_role(recorded, role) for role in ("shift", "output"))
@@ -232,6 +233,7 @@ def _with_other_signs(model: nn.Module, recorded: Trace, trial: int) -> nn.Modul
         values = parameter.detach()
         if name in shifts and trial > 0:
             signs = torch.randint(2, values.shape, generator=generator) * 2 - 1 if trial > 1 else torch.tensor(-1)
+            values = values * 0.1 if trial % 2 else values
         elif name in kernels and values.ndim > 1 and values.numel() <= _SMALL_KERNEL:
             ranks = torch.rand(values.shape, generator=generator).flatten(1).argsort(1).argsort(1)
             values, signs = values.abs(), (ranks % 2 * 2 - 1).reshape(values.shape)

@@ -130,6 +130,26 @@ FOUND = {
         read=1,
         aux=None,
     ),
+    "half_of_eleven": Plan(
+        size=(2, 2, 2),
+        stems=(11, 4),
+        steps=(
+            Step("Selective", (1, 0), {"attribute": False}),
+            Step("Function", (2,), {"name": "relu"}),
+            Step("HalfInPlace", (3,), {"how": "relu"}),
+        ),
+        head="conv",
+        read=1,
+        aux=None,
+    ),
+    "half_of_twelve": Plan(
+        size=(6,),
+        stems=(12,),
+        steps=(Step("HalfInPlace", (0,), {"how": "relu"}), Step("Products", (1,), {"how": "groups", "out": 4})),
+        head="conv",
+        read=1,
+        aux=None,
+    ),
     "half_of_several_groups": Plan(
         size=(4, 4),
         stems=(5,),
@@ -160,8 +180,9 @@ FOUND = {
 
 @pytest.mark.parametrize("name", FOUND)
 def test_networks_that_were_wrong(name: str) -> None:
-    for number in range(2):
-        check(FOUND[name], Choice("share", 0.5, number))
+    for how in ("share", "one kept"):
+        for number in range(2):
+            check(FOUND[name], Choice(how, 0.5, number))
 
 
 @pytest.mark.slow

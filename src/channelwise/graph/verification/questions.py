@@ -65,7 +65,7 @@ def uses_of(trace: Trace, structure: Structure, asked: Asked) -> dict[str, Use]:
 
     def use(question: Question, name: str) -> Use:
         if question.reason.operation == "attribute":
-            return Use.READ
+            return Use.COUNTED
         whole = question.labels if question.whole is None else question.whole
         if len(membership.names_of(membership.of_label[whole])) > 1:
             return Use.PICKED

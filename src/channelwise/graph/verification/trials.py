@@ -11,7 +11,7 @@ from channelwise.graph.verification.questions import Use
 
 Kept = Mapping[str, np.ndarray]
 
-_TRIALS = {Use.PICKED: ((4, 7), (16, 5)), Use.READ: ((4, 7), (8, 5)), Use.COUNTED: ((4, 2),)}
+_TRIALS = {Use.PICKED: ((4, 12), (16, 7)), Use.READ: ((4, 12), (16, 7)), Use.COUNTED: ((16, 2),)}
 """At most so many slots along an axis, so many trials: of few, code may pick the right ones by chance, or their values
 tell nothing, as all of them are positive, for example. Else one trial shows a wrong number."""
 
