@@ -150,6 +150,14 @@ FOUND = {
         read=1,
         aux=None,
     ),
+    "half_of_four_that_are_flattened": Plan(
+        size=(6,),
+        stems=(4,),
+        steps=(Step("HalfInPlace", (0,), {"how": "relu"}),),
+        head="flattened",
+        read=2,
+        aux=None,
+    ),
     "half_of_several_groups": Plan(
         size=(4, 4),
         stems=(5,),

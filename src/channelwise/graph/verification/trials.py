@@ -12,7 +12,7 @@ from channelwise.graph.verification.questions import Use
 Kept = Mapping[str, np.ndarray]
 
 _TRIALS = {Use.PICKED: ((4, 12), (16, 7)), Use.READ: ((4, 12), (16, 7)), Use.COUNTED: ((16, 2),)}
-"""At most so many slots along an axis, so many trials: of few, code may pick the right ones by chance, or their values
+"""At most so many outputs of a layer, so many trials: of few, code may pick the right ones by chance, or their values
 tell nothing, as all of them are positive, for example. Else one trial shows a wrong number."""
 
 _OF_MANY = 2
@@ -26,7 +26,7 @@ def trials(structure: Structure, uses: Mapping[str, Use]) -> list[int]:
     for group in structure.groups:
         if group.name in uses:
             most = _OF_MANY if uses[group.name] is Use.PICKED else 1
-            slots = max(slots.index.size for slots in group.slots)
+            slots = max((s.index.size for s in group.slots if s.role == "output"), default=group.size)
             wanted = next((trials for size, trials in _TRIALS[uses[group.name]] if slots <= size), 0)
             few += [group.name] if wanted else []
             usual, count = max(usual, most), max(count, wanted, most)
