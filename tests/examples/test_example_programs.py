@@ -25,9 +25,9 @@ def test_digits_demo_ends_with_a_reloadable_model_of_half_the_macs(tmp_path: Pat
     dense, *pruned = json.loads((out / "summary.json").read_text())["rows"]
     assert [row["model"] for row in pruned] == ["iterative, reloaded", "one-step", "once-for-all"]
     for slim in pruned:
-        # Widths of once-for-all are multiples of eight.
+        # Widths of once-for-all are multiples of eight, and after one epoch a small subnet may be the most accurate.
         if slim["model"] == "once-for-all":
-            assert 0.3 * dense["macs"] < slim["macs"] <= dense["macs"] / 2
+            assert 0.1 * dense["macs"] < slim["macs"] <= dense["macs"] / 2
         else:
             assert slim["macs"] == pytest.approx(dense["macs"] / 2, rel=0.02)
         assert slim["params"] < dense["params"]
