@@ -26,7 +26,7 @@ def trials(structure: Structure, uses: Mapping[str, Use]) -> list[int]:
     for group in structure.groups:
         if group.name in uses:
             most = _OF_MANY if uses[group.name] is Use.PICKED else 1
-            slots = max((s.index.size for s in group.slots if s.role == "output"), default=group.size)
+            slots = min((s.index.size for s in group.slots if s.role == "output"), default=group.size)
             wanted = next((trials for size, trials in _TRIALS[uses[group.name]] if slots <= size), 0)
             few += [group.name] if wanted else []
             usual, count = max(usual, most), max(count, wanted, most)
