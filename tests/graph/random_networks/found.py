@@ -148,6 +148,18 @@ FOUND = {
         read=1,
         aux=None,
     ),
+    "cut_products_that_no_output_depends_on": Plan(
+        size=(4, 4),
+        stems=(4,),
+        steps=(
+            Step("Ghost", (0,), {"out": 5}),
+            Step("TokenMixing", (1,), {"out": 4}),
+            Step("InvertedResidual", (0,), {"out": 4}),
+        ),
+        head="conv",
+        read=1,
+        aux=None,
+    ),
     "half_of_several_groups": Plan(
         size=(4, 4),
         stems=(5,),

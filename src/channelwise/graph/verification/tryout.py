@@ -284,11 +284,11 @@ class Tryout:
 def _other_products(structure: Structure, kept: Kept, made: Sequence[MacRecord], batch: int) -> list[int]:
     """Which of the products that were made are not of the size that the structure says for these channels.
 
-    None if other ones were made: code may take another way for fewer channels, about which outputs have to tell.
+    None if other modules made some: code may take another way for fewer channels, about which outputs have to tell.
+    The same product may be another operation, by how its factors lie in memory.
     """
     counts = {name: len(channels) for name, channels in kept.items()}
-    places = [(term.module, term.operation) for term in structure.macs]
-    if places != [(record.module, record.operation) for record in made]:
+    if [term.module for term in structure.macs] != [record.module for record in made]:
         return []
     return [
         position
