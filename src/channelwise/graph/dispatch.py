@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from channelwise.graph import rules
 from channelwise.graph.context import TraceContext, tensors_in
-from channelwise.graph.dead_ends import Flow
+from channelwise.graph.copies import Copy, depends_on_widths
+from channelwise.graph.flow import Flow
 from channelwise.graph.outline import HEAVY, zeros_instead
 from channelwise.graph.rules.pointwise import is_pointwise, pointwise
 from channelwise.graph.structure import Cause
@@ -42,7 +43,7 @@ _FACTORIES = {getattr(torch.ops.aten, name) for name in (*_FILLED, "rand", "rand
 class LabelMode(TorchDispatchMode):
     """Runs every operator as it is and lets its rule carry the labels on.
 
-    ``flow`` notes, if it is given, what the operators read and write.
+    ``flow`` notes, if it is given, what the operators read and write, and ``copies`` those that depend on widths.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class LabelMode(TorchDispatchMode):
         self.ctx = ctx
         self.outline = outline
         self.flow = flow
+        self.copies: list[Copy] = []
         self.protected = {t.untyped_storage()._cdata for t in protected}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -74,12 +76,14 @@ class LabelMode(TorchDispatchMode):
         ctx = self.ctx
         ctx.random |= random and not _keeps_all(func, args, kwargs)
         if self.protected and func._schema.is_mutable:
-            self._refuse_writing(func, args, kwargs)
+            if any(t.untyped_storage()._cdata in self.protected for t in _written(func, args, kwargs)):
+                raise WritesParameters
         inputs = tensors_in(args) + tensors_in(kwargs)
         known = [t for t in inputs if ctx.knows(t)]
         out = zeros_instead(func, args) if self.outline and func in HEAVY else func(*args, **kwargs)
         if self.flow is not None:
-            self.flow.add(inputs, tensors_in(out), len(ctx.macs))
+            written = _written(func, args, kwargs) if func._schema.is_mutable else []
+            self.flow.add(func.overloadpacket.__name__.rstrip("_"), inputs, tensors_in(out), written, len(ctx.macs))
         if not known:
             if not inputs and func.overloadpacket in _FACTORIES:
                 ctx.mark_fresh(out)
@@ -111,15 +115,27 @@ class LabelMode(TorchDispatchMode):
             ctx.freeze_all(known, f"the rule for {func} failed: {type(error).__name__}")
             for tensor in tensors_in(out):
                 ctx.set(tensor, ())
+        if self.flow is not None and func is torch.ops.aten.clone.default and kwargs.get("memory_format") is not None:
+            self._note_copy(self.flow, args[0], out, kwargs["memory_format"])
         return out
 
-    def _refuse_writing(self, func: Any, args: Any, kwargs: Any) -> None:
-        for k, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is None or not argument.alias_info.is_write:
-                continue
-            value = args[k] if k < len(args) else kwargs.get(argument.name)
-            if any(t.untyped_storage()._cdata in self.protected for t in tensors_in(value)):
-                raise WritesParameters
+    def _note_copy(self, flow: Flow, x: torch.Tensor, out: torch.Tensor, memory_format: torch.memory_format) -> None:
+        maps = self.ctx.maps(x)
+        labelled = {axis for m in maps for axis, length in enumerate(m.labels.shape) if length > 1}
+        if maps and depends_on_widths(x, labelled, memory_format):
+            source, target = flow.storages([x, out])
+            text = "copied and written into: of one channel this would be no copy, but the tensor that it is taken from"
+            reason = self.ctx.because(text, Cause.WRITTEN)
+            self.copies.append(Copy(source, target, len(flow.operations) - 1, tuple(m.labels for m in maps), reason))
+
+
+def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors that an operation writes into."""
+    found = []
+    for k, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            found += tensors_in(args[k] if k < len(args) else kwargs.get(argument.name))
+    return found
 
 
 def _keeps_all(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:

@@ -93,6 +93,7 @@ class Cause(str, Enum):
     SINGLE = "single channel"
     NO_RULE = "no rule"
     CODE = "code does not adapt"
+    WRITTEN = "written in place"
     FIXED = "fixed size"
 
 

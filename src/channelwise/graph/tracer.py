@@ -15,8 +15,10 @@ from torch import nn
 from channelwise.example_inputs import number_of_samples
 from channelwise.graph.channels import components
 from channelwise.graph.context import TraceContext, tensors_in
-from channelwise.graph.dead_ends import Flow
+from channelwise.graph.copies import written_into
+from channelwise.graph.dead_ends import dead_ends
 from channelwise.graph.dispatch import LabelMode
+from channelwise.graph.flow import Flow
 from channelwise.graph.labels import LabelSpace
 from channelwise.graph.modules import ModuleTracker
 from channelwise.graph.numbers import attribute_of, candidates
@@ -55,13 +57,14 @@ def run_labelled(
     trace: Trace,
     *,
     record: bool,
-    freeze_outputs: bool = True,
+    freeze: bool = True,
     protect: bool = False,
     outline: bool = False,
 ) -> tuple[TraceContext, list[torch.Tensor]]:
     """One forward pass with labels, and its output tensors. ``model`` is a private copy.
 
-    ``record`` keeps MACs and module shapes; ``outline`` replaces the results of convolutions and matrix products by
+    ``record`` keeps MACs and module shapes; ``freeze``: the channels of outputs stay, and those of copies that must
+    not become views; ``outline`` replaces the results of convolutions and matrix products by
     zeros, which is quicker and shows the same labels. An exception leaves with the name of the running module attached.
     """
     ctx = TraceContext(trace.space)
@@ -71,7 +74,7 @@ def run_labelled(
     for tensor in tensors_in(list(args)) + tensors_in(dict(kwargs)):
         ctx.set(tensor, ())
     tracker = ModuleTracker(model, ctx, trace, record)
-    flow = Flow() if record else None
+    flow = Flow() if freeze else None
     mode = LabelMode(ctx, model.parameters() if protect else (), outline, flow)
     try:
         with ExitStack() as stack:
@@ -87,13 +90,17 @@ def run_labelled(
         tracker.remove()
     outputs = output_tensors(output)
     ctx.use(outputs)
-    for tensor in outputs if freeze_outputs else ():
+    for tensor in outputs if freeze else ():
         for m in ctx.maps(tensor):
             trace.space.freeze(m.labels, Reason("output", "", "an output of the network", Cause.OUTPUT))
     if flow is not None:
+        for copy in written_into(mode.copies, flow, outputs):
+            for axis in copy.labels:
+                trace.space.freeze(axis, copy.reason)
+    if flow is not None and record:
         modules = dict(model.named_modules())
         trace.macs = ctx.macs
-        trace.dead_ends = flow.dead_ends(ctx.macs, outputs)
+        trace.dead_ends = dead_ends(flow, ctx.macs, outputs)
         trace.candidates = [c for c in candidates(model, ctx.runs) if _mentioned(c, modules)]
         trace.same_widths = same_widths(ctx.read, ctx.given)
         trace.elsewhere = candidates_elsewhere(model, [*ctx.adapting_runs, *ctx.runs])

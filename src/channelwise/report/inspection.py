@@ -16,6 +16,7 @@ ADVICE = {
     Cause.NO_RULE: "write the operation with others that are known, or report it.",
     Cause.CODE: "let the code ask tensors for sizes (x.shape[1], chunk), or give the class that keeps the number a "
     "channelwise.fixer.",
+    Cause.WRITTEN: "let the code make a new tensor there: x = x + y instead of x += y, inplace=False.",
     Cause.FIXED: "a constant in the code meets these channels; make it follow the tensor's size if it can.",
 }
 """One line for every cause: what a user can do."""

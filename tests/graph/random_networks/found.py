@@ -5,6 +5,20 @@ from __future__ import annotations
 from tests.graph.random_networks.network import Plan, Step
 
 FOUND = {
+    "of_one_channel_a_shuffle_is_a_view": Plan(
+        size=(4, 4),
+        stems=(4,),
+        steps=(
+            Step("Depthwise", (0,), {"multiplier": 1, "bias": False}),
+            Step("Shuffle", (0,), {"groups": 2, "how": "view"}),
+            Step("InPlace", (2,), {"how": "relu"}),
+            Step("InvertedResidual", (3,), {"out": 4}),
+            Step("InvertedResidual", (1,), {"out": 4}),
+        ),
+        head="conv",
+        read=1,
+        aux=None,
+    ),
     "positive_in_eval_mode": Plan(
         size=(4, 4),
         stems=(4, 4),

@@ -209,7 +209,7 @@ class Tryout:
         try:
             args, kwargs = self._arguments(trial.train)
             seed_generators(tensors_in([list(args), dict(kwargs)]), 0)
-            ctx, output = run_labelled(model, args, kwargs, second, record=False, freeze_outputs=False)
+            ctx, output = run_labelled(model, args, kwargs, second, record=False, freeze=False)
         except Exception as error:
             # Whatever the user's code raises with fewer channels: it does not adapt.
             module = getattr(error, "_channelwise_module", "")
@@ -234,7 +234,7 @@ class Tryout:
             whole = removed_in(structure, (), trial.number)
             second = Trace(LabelSpace(), {}, {})
             model = self.slim(structure, whole, trial.number).eval()
-            ctx, _ = run_labelled(model, self.args, self.kwargs, second, record=False, freeze_outputs=False)
+            ctx, _ = run_labelled(model, self.args, self.kwargs, second, record=False, freeze=False)
             varying = _other_products(structure, whole, ctx.macs, self.trace.batch)
             others = [position for position in others if position not in varying]
         if not others:
