@@ -79,6 +79,11 @@ class Selection:
                     raise InvalidArgumentError(
                         f"The parts of {name!r} must keep equally many channels, not {per_part}."
                     )
+            if len(indices) < group.least * part_count(group):
+                raise InvalidArgumentError(
+                    f"The selection keeps {len(indices)} channels of {name!r}, of which "
+                    f"{group.least * part_count(group)} must stay: {group.least_because}."
+                )
         for name in groups:
             if name not in self.kept:
                 raise InvalidArgumentError(f"The selection says nothing about the group {name!r}.")

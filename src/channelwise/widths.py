@@ -94,7 +94,7 @@ def _widths_of(
 ) -> tuple[int, int, int, int, int]:
     size, step = group.size, channel_step(group, divisor)
     fixed = (size, step, size, size, size)
-    floor = step * math.ceil(max(minimum, 1) / step)
+    floor = step * math.ceil(max(minimum, group.least * part_count(group)) / step)
     low = step * math.ceil(max(floor, (1 - limit) * size - EPSILON) / step)
     if limit == 0 or floor > size:
         return fixed

@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from channelwise.graph.exactness import judged
 from channelwise.graph.labels import EqualParts, LabelSpace
+from channelwise.graph.least import with_least
 from channelwise.graph.recording import Followed, Trace
 from channelwise.graph.structure import (
     Cause,
@@ -25,6 +26,7 @@ from channelwise.graph.structure import (
     Slots,
     Structure,
     owner,
+    part_size,
 )
 
 _ROLES: tuple[Role, ...] = ("other", "output", "input", "scale", "shift")
@@ -50,8 +52,7 @@ def build(
     space = trace.space
     for labels, reason in banned:
         space.freeze(labels, reason)
-    layout, parts = _resolve_parts(trace)
-    groups, group_of = layout.groups(parts)
+    layout, groups, group_of = _groups(trace)
     sizes = _Sizes(layout.comp, group_of, groups)
     tensor_sizes = {}
     for name, tensor in trace.tensors.items():
@@ -88,6 +89,20 @@ def build(
         aliases=dict(trace.aliases),
         notes=tuple(trace.notes),
     )
+
+
+def _groups(trace: Trace) -> tuple[_Layout, tuple[Group, ...], np.ndarray]:
+    """The layout, the groups, and the group index of every channel; groups of which all must stay are none."""
+    while True:
+        layout, parts = _resolve_parts(trace)
+        groups, group_of = layout.groups(parts)
+        groups = with_least(trace, layout.comp, groups, group_of)
+        whole = [group for group in groups if group.least >= part_size(group)]
+        if not whole:
+            return layout, groups, group_of
+        for group in whole:
+            reason = Reason("single", "", f"there are no more than {group.least}: {group.least_because}", Cause.SINGLE)
+            trace.space.freeze(group_labels(trace, group), reason)
 
 
 def group_labels(trace: Trace, group: Group, channels: np.ndarray | slice = slice(None)) -> np.ndarray:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from channelwise.graph.flow import Flow
+from channelwise.graph.labels import LabelMap
 from channelwise.graph.structure import Reason
 
 _KEPT_FOR_BACKWARD = {
@@ -24,7 +24,7 @@ _KEPT_FOR_BACKWARD = {
 
 @dataclass(frozen=True)
 class Copy:
-    """Memory that a run copied, ``source`` and ``target`` by serial numbers, and the labels of what was copied.
+    """Memory that a run copied, ``source`` and ``target`` by serial numbers, and the label maps of what was copied.
 
     ``position``: so many operations came before it.
     """
@@ -32,7 +32,7 @@ class Copy:
     source: int
     target: int
     position: int
-    labels: tuple[np.ndarray, ...]
+    maps: tuple[LabelMap, ...]
     reason: Reason
 
 

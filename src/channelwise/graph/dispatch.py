@@ -125,8 +125,7 @@ class LabelMode(TorchDispatchMode):
         if maps and depends_on_widths(x, labelled, memory_format):
             source, target = flow.storages([x, out])
             text = "copied and written into: of one channel this would be no copy, but the tensor that it is taken from"
-            reason = self.ctx.because(text, Cause.WRITTEN)
-            self.copies.append(Copy(source, target, len(flow.operations) - 1, tuple(m.labels for m in maps), reason))
+            self.copies.append(Copy(source, target, len(flow.operations) - 1, maps, self.ctx.because(text)))
 
 
 def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:

@@ -69,6 +69,14 @@ class Question:
     whole: np.ndarray | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class TwoStay:
+    """Of every row of ``labels`` (rows, n), the slots of one axis, two must stay: of length 1 it would be another."""
+
+    labels: np.ndarray
+    reason: Reason
+
+
 @dataclass
 class LabelSpace:
     """Allocates labels and records what a trace learns about them. Recording only appends; nothing is solved here.
@@ -81,6 +89,7 @@ class LabelSpace:
     reasons: dict[int, Reason] = field(default_factory=dict)
     inexact: list[tuple[np.ndarray, Reason]] = field(default_factory=list)
     parts: list[EqualParts] = field(default_factory=list)
+    two_stay: list[TwoStay] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     roles: list[tuple[np.ndarray, Role]] = field(default_factory=list)
     solved: tuple[tuple[int, int], np.ndarray] | None = None
@@ -123,6 +132,11 @@ class LabelSpace:
         """Rows of ``labels`` (parts, n) must keep equally many."""
         if labels.shape[0] > 1:
             self.parts.append(EqualParts(labels, reason))
+
+    def keep_two(self, m: LabelMap, reason: Reason) -> None:
+        """The axis of a map keeps a length of 2 at least."""
+        rows = np.moveaxis(m.labels, m.axis, -1).reshape(-1, m.labels.shape[m.axis])
+        self.two_stay.append(TwoStay(np.unique(rows, axis=0), reason))
 
     def mark_inexact(self, labels: np.ndarray, reason: Reason) -> None:
         """Zeroing these labels is not the same as removing them."""

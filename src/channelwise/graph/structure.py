@@ -55,6 +55,7 @@ class Group:
     """Channels produced together by the same layers: the unit that gets a sparsity and a row in reports.
 
     ``parts`` (size,) or None: the part every channel belongs to; every part must keep equally many channels.
+    ``least``: so many channels of every part must stay, ``least_because`` of what the code does with one alone.
     ``exact``: zeroing the channels gives the same output as removing them; ``inexact_because`` says why not. It also
     does once the statistics of the modules ``norms`` count the kept channels only, if these are named; see `Norm`.
     """
@@ -66,6 +67,8 @@ class Group:
     exact: bool = True
     inexact_because: str = ""
     norms: tuple[str, ...] = ()
+    least: int = 1
+    least_because: str = ""
 
     @property
     def slim_only(self) -> bool:
@@ -76,6 +79,11 @@ class Group:
     def layers(self) -> tuple[str, ...]:
         """Names of the modules (or bare parameters) that produce the channels."""
         return tuple(dict.fromkeys(owner(s.tensor) for s in self.slots if s.role == "output"))
+
+
+def part_size(group: Group) -> int:
+    """How many channels each part of a group has, the group itself if it has no parts."""
+    return group.size if group.parts is None else int((group.parts == group.parts[0]).sum())
 
 
 def owner(tensor: str) -> str:
@@ -93,7 +101,6 @@ class Cause(str, Enum):
     SINGLE = "single channel"
     NO_RULE = "no rule"
     CODE = "code does not adapt"
-    WRITTEN = "written in place"
     FIXED = "fixed size"
 
 

@@ -63,8 +63,8 @@ def run_labelled(
 ) -> tuple[TraceContext, list[torch.Tensor]]:
     """One forward pass with labels, and its output tensors. ``model`` is a private copy.
 
-    ``record`` keeps MACs and module shapes; ``freeze``: the channels of outputs stay, and those of copies that must
-    not become views; ``outline`` replaces the results of convolutions and matrix products by
+    ``record`` keeps MACs and module shapes; ``freeze``: the channels of outputs stay, and two of copies that must not
+    become views; ``outline`` replaces the results of convolutions and matrix products by
     zeros, which is quicker and shows the same labels. An exception leaves with the name of the running module attached.
     """
     ctx = TraceContext(trace.space)
@@ -95,8 +95,8 @@ def run_labelled(
             trace.space.freeze(m.labels, Reason("output", "", "an output of the network", Cause.OUTPUT))
     if flow is not None:
         for copy in written_into(mode.copies, flow, outputs):
-            for axis in copy.labels:
-                trace.space.freeze(axis, copy.reason)
+            for copied in copy.maps:
+                trace.space.keep_two(copied, copy.reason)
     if flow is not None and record:
         modules = dict(model.named_modules())
         trace.macs = ctx.macs
@@ -149,7 +149,8 @@ def _train_pass(
     """
     space = trace.space
     records: tuple[list[Any], ...] = (
-        space.pairs, space.inexact, space.parts, space.questions, space.roles, trace.counted, trace.uncounted,
+        space.pairs, space.inexact, space.parts, space.two_stay, space.questions, space.roles,
+        trace.counted, trace.uncounted,
     )  # fmt: skip
     marks = [len(r) for r in records]
     attempts: list[tuple[Any, Any, bool]] = [(args, kwargs, True), (args, kwargs, False)]

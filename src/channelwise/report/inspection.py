@@ -12,11 +12,11 @@ ADVICE = {
     Cause.OUTPUT: "what the network returns keeps its size; cut a head off before tracing if you replace it.",
     Cause.UNUSED: "give example inputs that reach these layers, or delete them if nothing does.",
     Cause.EXCLUDED: "take them out of excludes.",
-    Cause.SINGLE: "one channel has to stay; if many outputs go together as one, code takes their numbers to be equal.",
+    Cause.SINGLE: "there are too few to remove any; if many outputs go together as one, code takes their numbers to be "
+    "equal.",
     Cause.NO_RULE: "write the operation with others that are known, or report it.",
     Cause.CODE: "let the code ask tensors for sizes (x.shape[1], chunk), or give the class that keeps the number a "
     "channelwise.fixer.",
-    Cause.WRITTEN: "let the code make a new tensor there: x = x + y instead of x += y, inplace=False.",
     Cause.FIXED: "a constant in the code meets these channels; make it follow the tensor's size if it can.",
 }
 """One line for every cause: what a user can do."""
@@ -70,6 +70,8 @@ def group_remarks(group: Group) -> list[str]:
         remarks.append(f"each is {widest.index.shape[1]} outputs of {owner(widest.tensor)}")
     if group.parts is not None:
         remarks.append(f"{int(group.parts.max()) + 1} parts keep equally many")
+    if group.least > 1:
+        remarks.append(f"{group.least} must stay: {group.least_because}")
     if group.slim_only:
         remarks.append(f"slim only: {group.inexact_because}")
     return remarks

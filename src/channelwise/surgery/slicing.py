@@ -91,19 +91,23 @@ def removed_channels(structure: Structure, selection: Selection) -> dict[str, np
             raise InvalidArgumentError(f"the selection lacks group {group.name!r}; every group must be there")
         lost = _complement(group, np.asarray(selection.kept[group.name]))
         if len(lost):
-            _check_parts(group, lost)
+            _check_counts(group, lost)
             removed[group.name] = lost
     return removed
 
 
-def _check_parts(group: Group, lost: np.ndarray) -> None:
-    if group.parts is None:
-        return
-    labels, part = np.unique(group.parts, return_inverse=True)
+def _check_counts(group: Group, lost: np.ndarray) -> None:
+    parts = np.zeros(group.size, int) if group.parts is None else group.parts
+    labels, part = np.unique(parts, return_inverse=True)
     counts = np.bincount(part, minlength=len(labels)) - np.bincount(part[lost], minlength=len(labels))
     if len(set(counts.tolist())) > 1:
         raise InvalidArgumentError(
             f"the parts of group {group.name!r} must keep equally many channels, the selection keeps {counts.tolist()}"
+        )
+    if counts[0] < group.least:
+        raise InvalidArgumentError(
+            f"the selection keeps {counts[0]} of group {group.name!r}, of which {group.least} must stay: "
+            f"{group.least_because}"
         )
 
 

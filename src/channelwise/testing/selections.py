@@ -25,7 +25,7 @@ def unbalanced_selection(graph: ChannelGraph, seed: int) -> Selection:
         parts = np.zeros(group.size, int) if group.parts is None else group.parts
         members = [np.flatnonzero(parts == part) for part in np.unique(parts)]
         most = min(map(len, members))
-        count = int(generator.integers(min(2, most), most + 1))
+        count = int(generator.integers(max(min(2, most), group.least), most + 1))
         kept[group.name] = np.sort(np.concatenate([generator.choice(m, count, replace=False) for m in members]))
     return Selection(kept)
 

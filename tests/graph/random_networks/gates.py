@@ -12,7 +12,7 @@ from tests.graph.random_networks.block import MOST, WIDTHS, Block, Space, conv, 
 class Gate(Block):
     """Squeeze and excitation by convolutions or linear layers, views written in several ways."""
 
-    choices = {"out": WIDTHS, "how": ("conv", "linear", "view_shape", "view_attribute", "added")}
+    choices = {"out": WIDTHS, "how": ("conv", "linear", "view_shape", "view_attribute", "added", "squeezed")}
 
     def __init__(self, space: Space, into: int, out: int, how: str):
         super().__init__(space, into)
@@ -29,7 +29,8 @@ class Gate(Block):
         if self.how == "view_shape":
             n, c = x.shape[:2]
             return x * self.excite(self.squeeze(pooled(x).view(n, c)).relu()).view(n, c, *ones).sigmoid()
-        gate = self.excite(self.squeeze(pooled(x)).relu())
+        mean = pooled(x, keepdim=True).squeeze() if self.how == "squeezed" else pooled(x)
+        gate = self.excite(self.squeeze(mean).relu())
         if self.how == "view_attribute":
             return x * gate.view(-1, self.channels, *ones).sigmoid()
         return x + spread(gate, x).expand_as(x) if self.how == "added" else x * spread(gate, x).sigmoid()
@@ -49,7 +50,7 @@ class ChannelConvolution(Block):
 class SpatialGate(Block):
     """A gate for every position from statistics over the channels (CBAM)."""
 
-    choices = {"how": ("mean_max", "norm", "logsumexp", "var", "sum", "softmax_of_sum")}
+    choices = {"how": ("mean_max", "norm", "logsumexp", "var", "unbiased", "sum", "softmax_of_sum")}
 
     def __init__(self, space: Space, into: int, how: str):
         super().__init__(space, into)
@@ -63,9 +64,8 @@ class SpatialGate(Block):
             found = x.square().sum(1, keepdim=True)
         elif self.how == "softmax_of_sum":
             found = x.sum(1, keepdim=True).flatten(2).softmax(-1).view(x.shape[0], 1, *x.shape[2:])
-        elif self.how == "var":
-            # Unbiased, the variance of one channel is 0 / 0.
-            found = x.var(1, correction=0, keepdim=True)
+        elif self.how in ("var", "unbiased"):
+            found = x.var(1, correction=int(self.how == "unbiased"), keepdim=True)
         else:
             found = getattr(x, self.how)(1, keepdim=True)
         return x * self.conv(found).sigmoid()

@@ -40,5 +40,5 @@ class Choice:
             "all but one": most - 1,
             "some groups": most if random.random() < self.share else max(most // 2, 1),
         }[self.how]
-        count = max(count, min(self.least, most))
+        count = max(count, min(self.least, most), group.least)
         return np.sort(np.concatenate([random.choice(m, count, replace=False) for m in members]))

@@ -48,7 +48,7 @@ def unsqueeze(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int) -
 
 @rule(*operators(aten, "squeeze", "squeeze_"))
 def squeeze(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int | Sequence[int] | None = None) -> None:
-    """Axes of length 1 dropped; such axes never carry labels."""
+    """Axes of length 1 dropped; such axes never carry labels, and those that do must not come to that."""
     wanted = (
         range(x.ndim)
         if dim is None
@@ -57,6 +57,9 @@ def squeeze(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int | Se
         else []
     )
     gone = [d for d in wanted if x.shape[d] == 1]
+    for m in ctx.maps(x):
+        if m.axis in wanted:
+            ctx.space.keep_two(m, ctx.because("an axis of length 1 would be dropped"))
     maps = [m.moved(np.squeeze(m.labels, tuple(gone)), m.axis - sum(g < m.axis for g in gone)) for m in ctx.maps(x)]
     ctx.set(out, maps, ctx.is_weight(x))
 

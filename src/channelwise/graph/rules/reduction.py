@@ -69,9 +69,22 @@ def _without(ctx: TraceContext, m: LabelMap, dims: set[int], keep: bool) -> Labe
 
 
 rule(*operators(aten, "sum", "nansum"))(reduction(exact_on_zeros=True))
-rule(*operators(aten, "mean", "nanmean", "var", "std", "var_mean", "std_mean", "prod"))(reduction(exact_on_zeros=False))
+rule(*operators(aten, "mean", "nanmean", "prod"))(reduction(exact_on_zeros=False))
 rule(*operators(aten, "amax", "amin", "max", "min", "aminmax", "any", "median"))(reduction(exact_on_zeros=False))
 rule(*operators(aten, "logsumexp", "all"))(reduction(exact_on_zeros=False, keeps_zero=False))
+
+
+@rule(*operators(aten, "var", "std", "var_mean", "std_mean"))
+def variance(ctx: TraceContext, out: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """Unbiased, that of one value is 0 / 0."""
+    dims = _reduced(x, _argument("dim", args, kwargs))
+    biased = kwargs.get("correction") == 0 or not kwargs.get("unbiased", next((a for a in args if a is False), True))
+    labelled = {m.axis for m in ctx.maps(x)}
+    if not biased and all(x.shape[d] == 1 for d in dims - labelled):
+        for m in ctx.maps(x):
+            if m.axis in dims:
+                ctx.space.keep_two(m, ctx.because("unbiased, the variance of one value is none"))
+    reduction(exact_on_zeros=False)(ctx, out, x, *args, **kwargs)
 
 
 @rule(*operators(aten, "linalg_vector_norm", "norm"))

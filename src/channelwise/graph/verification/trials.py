@@ -84,7 +84,11 @@ def _kept(group: Group, random: np.random.Generator, trial: int, place: float, u
         most, whole, end = len(members[0]), random.random() < 0.3, random.random() < 0.5
         count = most if whole else int(random.integers(1, most)) if most > 1 else 1
         chosen = [m[-count:] if end else random.choice(m, count, replace=False) for m in members]
-    return np.sort(np.concatenate(chosen))
+    return np.sort(np.concatenate([_enough(m, few, group.least) for m, few in zip(members, chosen, strict=True)]))
+
+
+def _enough(members: np.ndarray, chosen: np.ndarray, least: int) -> np.ndarray:
+    return np.concatenate([chosen, np.setdiff1d(members, chosen)[: max(least - len(chosen), 0)]])
 
 
 def _upper(members: np.ndarray, random: np.random.Generator, share: float) -> np.ndarray:

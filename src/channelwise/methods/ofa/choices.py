@@ -16,7 +16,7 @@ from channelwise.cost import Products, cost_model
 from channelwise.errors import InvalidArgumentError
 from channelwise.files import Record
 from channelwise.graph.structure import Group, Structure
-from channelwise.widths import channel_step
+from channelwise.widths import channel_step, part_count
 
 Setting = list[dict[str, Any]]
 """One entry per choice, plain JSON: what it is of, its candidates and the active one."""
@@ -206,9 +206,10 @@ def width_choice(group: Group, ratios: Sequence[float], divisor: int, fixed: str
     while divisor > 1 and step > max(1, math.floor(min(ratios) * group.size)):
         divisor //= 2
         step = channel_step(group, divisor)
+    fewest = math.ceil(group.least * part_count(group) / step)
     found = set()
     for ratio in ratios:
-        nearest = step * max(1, math.floor(ratio * group.size / step + 0.5))
+        nearest = step * max(fewest, math.floor(ratio * group.size / step + 0.5))
         found.add(group.size if ratio == 1 else min(nearest, group.size))
     why = "" if len(found) > 1 else f"its {group.size} channels leave no choice"
     return Choice("width", group.name, modules, tuple(sorted(found)), why)
