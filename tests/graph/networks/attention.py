@@ -303,3 +303,47 @@ class ContextBlock(nn.Module):
         weights = self.scores(x).flatten(2).softmax(-1)
         context = torch.matmul(x.flatten(2), weights.transpose(1, 2)).unsqueeze(-1)
         return self.head(x + self.excite(self.squeeze(context).relu()))
+
+
+class TalkingHeads(nn.Module):
+    """EfficientFormerV2: heads are mixed before and after the softmax; values have another width and a way past it."""
+
+    def __init__(self, heads: int, points: int, key: int = 3, each: int = 6):
+        super().__init__()
+        self.num_heads, self.hidden = heads, heads * each
+        self.q, self.k, self.v = (nn.Conv2d(12, wide, 1) for wide in (heads * key, heads * key, self.hidden))
+        self.local = nn.Conv2d(self.hidden, self.hidden, 3, padding=1, groups=self.hidden)
+        self.before, self.after = nn.Conv2d(heads, heads, 1), nn.Conv2d(heads, heads, 1)
+        self.bias = nn.Parameter(torch.randn(heads, points, points))
+        self.proj = nn.Conv2d(self.hidden, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, h, w = x.shape
+        values = self.v(x)
+        q, k, v = (y.reshape(n, self.num_heads, -1, h * w) for y in (self.q(x), self.k(x), values))
+        weights = self.after(self.before(q.transpose(2, 3) @ k + self.bias).softmax(-1))
+        y = (weights @ v.transpose(2, 3)).transpose(2, 3).reshape(n, self.hidden, h, w)
+        return self.proj(y + self.local(values))
+
+
+@network("attention", shapes=((2, 3, 5, 5),), kept=("head",), smaller=("attention.bias", "attention.q.weight"))
+class TalkingHeadsNet(nn.Module):
+    """The number of all values follows only once the heads of queries and values go together."""
+
+    heads, points = 6, 25
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 1), nn.Conv2d(12, 16, 1), nn.ReLU(), nn.Conv2d(16, 12, 1))
+        self.attention, self.head = TalkingHeads(self.heads, self.points), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.attention(x))
+
+
+@network("attention", shapes=((2, 3, 4, 4),), kept=("head",), smaller=("attention.bias", "attention.q.weight"))
+class AsManyHeadsAsRows(TalkingHeadsNet):
+    """Four heads, and four rows of pixels, which cannot go."""
+
+    heads, points = 4, 16

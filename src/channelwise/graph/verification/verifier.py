@@ -57,10 +57,12 @@ class Verifier:
                 following |= more
                 doubtful |= more if len(more) > 1 else set()
                 continue
-            attempt = self._with_joined_widths(following, failure, asked, joined)
+            attempt = self._with_joined_widths(structure, following, failure, asked, joined)
             if attempt is not None:
                 logger.debug("verification: equally wide channels go together now: %s", failure.text)
                 structure, asked, failure = attempt
+                # What did not help before may now.
+                tried = set(following)
                 continue
             # Where the same code failed in another module of its class, a failure here is not another story.
             places = {name: frozenset(sites[id(question)] for question in asked[name]) for name in asked}
@@ -88,7 +90,7 @@ class Verifier:
         return None, set()
 
     def _with_joined_widths(
-        self, following: set[Followed], failure: Failure, asked: Asked, tried: set[_Join]
+        self, structure: Structure, following: set[Followed], failure: Failure, asked: Asked, tried: set[_Join]
     ) -> _Attempt | None:
         """An attempt in which this failure is gone as channels that must be equally many go together, index by index.
 
@@ -103,6 +105,12 @@ class Verifier:
             for other in c.others
         ]
         by_size = [same for same in self.trace.same_widths if self.trace.types[same.module] in classes]
+        alive = Membership(self.trace, structure).of_label >= 0
+        # With what stays, an axis of space that is as long as there are heads for example, nothing could go.
+        by_number, by_size = (
+            [same for same in pairs if alive[same.read].any() and alive[same.given].any()]
+            for pairs in (by_number, by_size)
+        )
         for pairs in (by_number, by_size, by_number + by_size):
             joins = {(id(same.read), id(same.given)) for same in pairs}
             if joins <= tried:
