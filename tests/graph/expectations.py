@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from channelwise.report.inspection import frozen_outputs
 from channelwise.testing import OracleReport, check_oracle, prunable_outputs
 from tests.graph.networks import Network
 
@@ -12,7 +15,12 @@ def check_network(network: Network, **options: object) -> OracleReport:
     kwargs = network.kwargs() if network.kwargs else None
     report = check_oracle(model, network.inputs(), kwargs=kwargs, **options)  # type: ignore[arg-type]
     structure, table = report.graph.structure, f"\n{report.graph}"
+    told: Counter[str] = Counter()
+    for row in frozen_outputs(structure):
+        told.update(row.layers)
     for name, mask in prunable_outputs(model, structure).items():
+        untold = (~mask).sum() - told[name]
+        assert untold <= 0 or mask.size == 1, f"{untold} channels of {name} stay without a word{table}"
         if name in network.kept:
             assert not mask.any(), (
                 f"{mask.sum()} of {mask.size} channels of {name} may be removed: they must stay{table}"

@@ -83,6 +83,19 @@ class LinearChain(nn.Module):
         return self.fc3(self.norm(self.fc2(F.relu(self.fc1(x.flatten(1))))))
 
 
+@network("convolutions", kept=("depthwise", "head"), frozen=("convolved with a tensor of fixed size",))
+class DepthwiseOnImages(nn.Module):
+    """The colours are filtered first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise, self.wide = nn.Conv2d(3, 6, 3, groups=3), nn.Conv2d(6, 8, 1)
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.wide(self.depthwise(x)).relu())
+
+
 @network("convolutions", shapes=((2, 5, 7, 6),), kept=("fc2",))
 class LinearOnTokens(nn.Module):
     """Linear layers on the last axis of a 4-d tensor."""

@@ -114,6 +114,8 @@ def _depthwise(ctx: TraceContext, x: torch.Tensor, weight: torch.Tensor, transpo
         for m in (first, second):
             if m is not None:
                 ctx.freeze(m.labels, _FIXED)
+        if first is not None:
+            ctx.space.mark_role(first.labels, "output")
         return None
     rows = ctx.flat_map(weight, 0)
     if rows is None:
