@@ -209,7 +209,7 @@ def notices_zeros(model: nn.Module, inputs: tuple[Any, ...]) -> str:
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = func.overloadpacket.__name__
-            if name in WHOLE or (name in REDUCTIONS and not _over_pixels(args)):
+            if name in WHOLE or (name in REDUCTIONS and not _over_pixels(args, axes - 2)):
                 seen.append(name)
             # Batch norm over the batch it sees: the standardisation of a weight, or an instance norm.
             if name in ("native_batch_norm", "_native_batch_norm_legit") and any(a is True for a in args):
@@ -225,9 +225,11 @@ def notices_zeros(model: nn.Module, inputs: tuple[Any, ...]) -> str:
     return seen[0].removeprefix("_").removeprefix("native_") if seen else ""
 
 
-def _over_pixels(args: tuple[Any, ...]) -> bool:
+def _over_pixels(args: tuple[Any, ...], pixels: int) -> bool:
+    """Whether only the last axes are reduced, ``pixels`` of them at most, and never the second, that of channels."""
     tensor, axes = args[0], [a for a in args[1:] if isinstance(a, (int, list)) and not isinstance(a, bool)]
     if tensor.dim() < 3 or not axes:
         return False
     numbers = axes[0] if isinstance(axes[0], list) else [axes[0]]
-    return bool(numbers) and min(n % tensor.dim() for n in numbers) >= 2
+    # With channels as groups and their members, as in EvoNorm, the third axis is one of channels.
+    return bool(numbers) and min(n % tensor.dim() for n in numbers) >= max(2, tensor.dim() - pixels)
