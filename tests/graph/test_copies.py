@@ -50,12 +50,26 @@ def kept_for_backward(x: Tensor) -> tuple[Tensor, ...]:
     return (shuffled(x.sigmoid()).mul_(2),)
 
 
+def kept_as_it_was_written(x: Tensor) -> tuple[Tensor, ...]:
+    return (shuffled(F.relu6(x, inplace=True)).mul_(2),)
+
+
 def read_before(x: Tensor) -> tuple[Tensor, Tensor]:
     squares = x * x
     return squares, shuffled(x).relu_()
 
 
-TWO_STAY = (later, by_another_name, twice, of_the_source, tokens, last_in_memory, kept_for_backward, read_before)
+TWO_STAY = (
+    later,
+    by_another_name,
+    twice,
+    of_the_source,
+    tokens,
+    last_in_memory,
+    kept_for_backward,
+    kept_as_it_was_written,
+    read_before,
+)
 
 
 def only_the_copy(x: Tensor) -> tuple[Tensor, ...]:

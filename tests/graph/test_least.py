@@ -97,7 +97,7 @@ def test_selections_keep_two() -> None:
     assert "2 must stay: an axis of length 1 would be dropped" in " ".join(str(graph).replace("│", " ").split())
     with pytest.raises(InvalidArgumentError, match="keeps 1 channels of 'first', of which 2 must stay: an axis"):
         graph.macs(Selection({"first": [3]}))
-    with pytest.raises(InvalidArgumentError, match="keeps 1 of group 'first', of which 2 must stay: an axis"):
+    with pytest.raises(InvalidArgumentError, match="keeps 1 channels of group 'first', of which 2 must stay: an axis"):
         graph.slim(Selection({"first": [3]}))
 
 

@@ -71,7 +71,8 @@ def group_remarks(group: Group) -> list[str]:
     if group.parts is not None:
         remarks.append(f"{int(group.parts.max()) + 1} parts keep equally many")
     if group.least > 1:
-        remarks.append(f"{group.least} must stay: {group.least_because}")
+        each = "" if group.parts is None else " of each part"
+        remarks.append(f"{group.least}{each} must stay: {group.least_because}")
     if group.slim_only:
         remarks.append(f"slim only: {group.inexact_because}")
     return remarks

@@ -106,8 +106,8 @@ def _check_counts(group: Group, lost: np.ndarray) -> None:
         )
     if counts[0] < group.least:
         raise InvalidArgumentError(
-            f"the selection keeps {counts[0]} of group {group.name!r}, of which {group.least} must stay: "
-            f"{group.least_because}"
+            f"the selection keeps {counts.sum()} channels of group {group.name!r}, of which "
+            f"{group.least * len(counts)} must stay: {group.least_because}"
         )
 
 
