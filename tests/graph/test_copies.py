@@ -51,7 +51,7 @@ def kept_for_backward(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def kept_as_it_was_written(x: Tensor) -> tuple[Tensor, ...]:
-    return (shuffled(F.relu6(x, inplace=True)).mul_(2),)
+    return (shuffled(F.leaky_relu(x, inplace=True)).mul_(2),)
 
 
 def read_before(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,6 +74,10 @@ TWO_STAY = (
 
 def only_the_copy(x: Tensor) -> tuple[Tensor, ...]:
     return (shuffled(x).relu_(),)
+
+
+def not_kept(x: Tensor) -> tuple[Tensor, ...]:
+    return (shuffled(F.relu6(x, inplace=True)).mul_(2),)
 
 
 def out_of_place(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +104,7 @@ def by_the_function(x: Tensor) -> tuple[Tensor, Tensor]:
     return F.channel_shuffle(x, 2).relu_(), x
 
 
-ONE_STAYS = (only_the_copy, out_of_place, before, windows, half, by_the_function)
+ONE_STAYS = (only_the_copy, not_kept, out_of_place, before, windows, half, by_the_function)
 
 Body = Callable[[Tensor], tuple[Tensor, ...]]
 

@@ -16,9 +16,9 @@ from channelwise.graph.labels import LabelMap
 from channelwise.graph.structure import Reason
 
 _KEPT_FOR_BACKWARD = {
-    "_log_softmax", "_softmax", "amax", "amin", "celu", "cumprod", "elu", "exp", "expm1", "hardtanh", "leaky_relu",
-    "linalg_vector_norm", "logcumsumexp", "logsumexp", "norm", "prod", "reciprocal", "relu", "rrelu_with_noise",
-    "rsqrt", "selu", "sigmoid", "sqrt", "std", "tan", "tanh", "threshold",
+    "_log_softmax", "_softmax", "amax", "amin", "celu", "cumprod", "elu", "exp", "expm1", "leaky_relu",
+    "linalg_vector_norm", "logcumsumexp", "logsumexp", "norm", "pow", "prod", "reciprocal", "relu",
+    "rrelu_with_noise", "rsqrt", "selu", "sigmoid", "sqrt", "std", "tan", "tanh",
 }  # fmt: skip
 """Operations whose gradient, at least in place, is computed from their result, so that nothing may write into it."""
 
