@@ -303,8 +303,8 @@ def test_damaged_json_is_refused_with_the_group_named(data, text):
     ("kept", "text"),
     [
         ({"net.0.conv": [0, 3]}, "nothing about the group 'net.1.conv'"),
-        ({"net.0.conv": [6], "net.1.conv": [0, 3]}, "channel 6 of 'net.0.conv'"),
-        ({"net.0.conv": [0, 3], "net.1.conv": [0, 1]}, "parts of 'net.1.conv'"),
+        ({"net.0.conv": [6], "net.1.conv": [0, 3]}, "'net.0.conv' has channels 0 to 5; the selection keeps 6"),
+        ({"net.0.conv": [0, 3], "net.1.conv": [0, 1]}, "parts of the group 'net.1.conv'"),
         ({"net.0.conv": [0, 3], "net.1.conv": [0, 3], "x": [0]}, "'x', which is no channel group"),
     ],
 )

@@ -68,8 +68,7 @@ def _worth(group: Group, scores: Mapping[str, np.ndarray], dead: np.ndarray | No
     floor = min(float(values.min()), 0.0)
     if dead is not None:
         values = np.where(dead, floor, values)
-    parts = np.zeros(group.size, int) if group.parts is None else np.asarray(group.parts)
-    ranked = np.sum([np.sort(values[parts == part])[::-1] for part in np.unique(parts)], axis=0)
+    ranked = np.sum([np.sort(values[part])[::-1] for part in group.members], axis=0)
     if not comparable:
         energy = (ranked - floor * part_count(group)) ** 2
         readers = sum(slots.role == "input" for slots in group.slots)

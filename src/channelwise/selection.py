@@ -14,9 +14,10 @@ from channelwise.allocation import global_counts
 from channelwise.budget import check_share, counts_for_sparsity, reachable, solve_budget
 from channelwise.errors import InvalidArgumentError, NothingToPruneError
 from channelwise.excludes import match_excludes
-from channelwise.graph.structure import Group, Structure
+from channelwise.graph.structure import Group, Structure, unknown_group
 from channelwise.ranking import Criterion, Weights, bind, comparable, get, scores
-from channelwise.widths import Widths, allowed_widths, part_count, sparsities, unknown_group
+from channelwise.removed import removed_channels
+from channelwise.widths import Widths, allowed_widths, part_count, sparsities
 
 __all__ = [
     "Selection", "Spec", "Widths", "allowed_widths", "choose", "counts_for_sparsity", "dead_channels", "reachable",
@@ -60,33 +61,11 @@ class Selection:
         return {name: len(indices) for name, indices in self.kept.items()}
 
     def check(self, structure: Structure) -> Selection:
-        """Itself, if it selects in exactly the groups of ``structure`` and equally many channels of every part.
+        """Itself, if it selects in exactly the groups of ``structure``, in each what may go together.
 
         Raises InvalidArgumentError otherwise, naming the group.
         """
-        groups = {g.name: g for g in structure.groups}
-        for name, indices in self.kept.items():
-            if name not in groups:
-                raise InvalidArgumentError(unknown_group(structure, name, "The selection"))
-            group = groups[name]
-            if indices[-1] >= group.size:
-                raise InvalidArgumentError(
-                    f"The selection keeps channel {indices[-1]} of {name!r} of size {group.size}."
-                )
-            if group.parts is not None:
-                per_part = [int((group.parts[indices] == part).sum()) for part in np.unique(group.parts)]
-                if len(set(per_part)) > 1:
-                    raise InvalidArgumentError(
-                        f"The parts of {name!r} must keep equally many channels, not {per_part}."
-                    )
-            if len(indices) < group.least * part_count(group):
-                raise InvalidArgumentError(
-                    f"The selection keeps {len(indices)} channels of {name!r}, of which "
-                    f"{group.least * part_count(group)} must stay: {group.least_because}."
-                )
-        for name in groups:
-            if name not in self.kept:
-                raise InvalidArgumentError(f"The selection says nothing about the group {name!r}.")
+        removed_channels(structure, self)
         return self
 
     def to_json(self) -> dict[str, Any]:
@@ -237,22 +216,15 @@ def _dead(group: Group, weights: Weights) -> np.ndarray:
         if not dead.any():
             break
         dead &= weights.zero_slots(slots.tensor, slots.axis)[slots.index].all(axis=1)
-    parts = np.zeros(group.size, int) if group.parts is None else group.parts
-    if any(dead[parts == part].all() for part in np.unique(parts)):
+    if any(dead[part].all() for part in group.members):
         dead[:] = False
     return dead
 
 
 def _best(group: Group, values: np.ndarray, count: int, dead: np.ndarray) -> np.ndarray:
     values = np.where(dead, -np.inf, values)
-    parts = np.zeros(group.size, int) if group.parts is None else group.parts
-    labels = np.unique(parts)
-    chosen = []
-    for part in labels:
-        members = np.flatnonzero(parts == part)
-        order = np.argsort(-values[members], kind="stable")
-        chosen.append(members[order[: count // len(labels)]])
-    return np.sort(np.concatenate(chosen))
+    each = count // part_count(group)
+    return np.sort(np.concatenate([part[np.argsort(-values[part], kind="stable")[:each]] for part in group.members]))
 
 
 def _one_target(macs: Any, params: Any, sparsity: Any) -> tuple[str, float] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Group, Structure
+from channelwise.graph.structure import Group, Structure, unknown_group
 
 # What separates a product such as 0.9 * 10 from the number it stands for.
 EPSILON = 1e-9
@@ -117,17 +116,14 @@ def channel_step(group: Group, divisor: int = 1) -> int:
 
 def part_count(group: Group) -> int:
     """How many parts keep equally many channels."""
-    return 1 if group.parts is None else len(np.unique(group.parts))
+    return 1 if group.parts is None else len(group.members)
 
 
 def alive_count(group: Group, dead: np.ndarray) -> int:
     """How many channels can stay, equally many in every part, when the dead ones go."""
     alive = ~np.asarray(dead, bool)
-    if group.parts is None:
-        return int(alive.sum())
-    _, part = np.unique(group.parts, return_inverse=True)
-    per_part = np.bincount(part[alive], minlength=part.max() + 1)
-    return int(per_part.min()) * len(per_part)
+    per_part = [int(alive[part].sum()) for part in group.members]
+    return min(per_part) * len(per_part)
 
 
 def sparsities(
@@ -146,15 +142,6 @@ def sparsities(
             raise InvalidArgumentError(unknown_group(structure, group, name))
         vector[position[group]] = _fraction(value, f"{name}[{group!r}]", closed)
     return vector
-
-
-def unknown_group(structure: Structure, group: Any, where: str) -> str:
-    """The message for a group name that the structure does not have."""
-    names = [g.name for g in structure.groups]
-    near = difflib.get_close_matches(str(group), names, n=3) or names[:5]
-    return (
-        f"{where} names {group!r}, which is no channel group of this model. Groups are, for example: {', '.join(near)}."
-    )
 
 
 def is_number(value: Any) -> bool:

@@ -95,9 +95,9 @@ def test_selections_keep_two() -> None:
     assert graph.select(sparsity=0.99).counts() == {"first": 2}
     assert width_choice(graph.groups[0], (0.01, 0.5, 1), 1).candidates == (2, 8, 16)
     assert "2 must stay: an axis of length 1 would be dropped" in " ".join(str(graph).replace("│", " ").split())
-    with pytest.raises(InvalidArgumentError, match="keeps 1 channels of 'first', of which 2 must stay: an axis"):
+    with pytest.raises(InvalidArgumentError, match="keeps 1 channels of the group 'first', of which 2 must stay"):
         graph.macs(Selection({"first": [3]}))
-    with pytest.raises(InvalidArgumentError, match="keeps 1 channels of group 'first', of which 2 must stay: an axis"):
+    with pytest.raises(InvalidArgumentError, match="keeps 1 channels of the group 'first', of which 2 must stay"):
         graph.slim(Selection({"first": [3]}))
 
 

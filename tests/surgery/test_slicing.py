@@ -50,7 +50,7 @@ def test_a_block_without_rows_disappears() -> None:
 
 def test_blocks_that_keep_different_numbers_are_refused() -> None:
     _, found = grouped_net()
-    with pytest.raises(InvalidArgumentError, match=r"parts of group 'stem' must keep equally many.*\[1, 3\]"):
+    with pytest.raises(InvalidArgumentError, match=r"parts of the group 'stem' must keep equally many.*\[1, 3\]"):
         cut_tensors(found, select(found, stem=[0, 5, 6, 7]))
 
 
@@ -115,9 +115,9 @@ def test_wrong_shape_is_named_with_both_shapes() -> None:
 @pytest.mark.parametrize(
     ("kept", "message"),
     [
-        ({"conv1": np.array([0, 8])}, "conv1.*0 to 7"),
-        ({"other": np.array([0])}, "does not have: other"),
-        ({"conv2": None}, "lacks group 'conv2'"),
+        ({"conv1": np.array([0, 8])}, "conv1.*0 to 7; the selection keeps 0, 8"),
+        ({"other": np.array([0])}, "names 'other', which is no channel group"),
+        ({"conv2": None}, "nothing about the group 'conv2'"),
     ],
 )
 def test_a_selection_of_another_structure_is_refused(kept: dict[str, np.ndarray | None], message: str) -> None:

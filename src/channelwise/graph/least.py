@@ -36,8 +36,7 @@ def _least(trace: Trace, comp: np.ndarray, group: Group, channels: np.ndarray) -
     slots = group.slots[0]
     labels = trace.tensors[slots.tensor].axes[slots.axis]
     assert labels is not None
-    parts = np.zeros(group.size, int) if group.parts is None else group.parts
     among = np.isin(comp[labels[slots.index[:, 0]]], channels)
     size = part_size(group)
-    others = np.array([size - int(among[parts == part].sum()) for part in np.unique(parts)])
+    others = np.array([size - int(among[part].sum()) for part in group.members])
     return next(least for least in range(1, size + 1) if np.maximum(least - others, 0).sum() > 1)

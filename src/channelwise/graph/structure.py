@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -76,6 +77,13 @@ class Group:
         return not self.exact and not self.norms
 
     @property
+    def members(self) -> list[np.ndarray]:
+        """The channels of every part, sorted; without parts all of them are one."""
+        if self.parts is None:
+            return [np.arange(self.size)]
+        return [np.flatnonzero(self.parts == part) for part in np.unique(self.parts)]
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """Names of the modules (or bare parameters) that produce the channels."""
         return tuple(dict.fromkeys(owner(s.tensor) for s in self.slots if s.role == "output"))
@@ -83,7 +91,7 @@ class Group:
 
 def part_size(group: Group) -> int:
     """How many channels each part of a group has, the group itself if it has no parts."""
-    return group.size if group.parts is None else int((group.parts == group.parts[0]).sum())
+    return len(group.members[0])
 
 
 def owner(tensor: str) -> str:
@@ -229,3 +237,12 @@ class Structure:
             ],
         }
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def unknown_group(structure: Structure, group: Any, where: str) -> str:
+    """The message for a group name that the structure does not have."""
+    names = [g.name for g in structure.groups]
+    near = difflib.get_close_matches(str(group), names, n=3) or names[:5]
+    return (
+        f"{where} names {group!r}, which is no channel group of this model. Groups are, for example: {', '.join(near)}."
+    )

@@ -11,9 +11,9 @@ import numpy as np
 from channelwise.budget import TOLERANCE, check_share
 from channelwise.cost import cost_model
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
-from channelwise.graph.structure import Structure
+from channelwise.graph.structure import Structure, unknown_group
 from channelwise.search.projection import NEAR, Projection
-from channelwise.widths import Widths, unknown_group
+from channelwise.widths import Widths
 
 Cost = Callable[[np.ndarray], np.ndarray]
 """Costs of many count vectors at once: (batch, groups) to (batch,). Larger counts must not cost less."""

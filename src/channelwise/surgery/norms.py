@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from channelwise.graph.structure import Norm, Structure
+from channelwise.removed import removed_channels
 from channelwise.surgery.attributes import corrected_attributes, resized_calls, resized_modules
 from channelwise.surgery.clone import NORM, Companion
-from channelwise.surgery.slicing import Cuts, named_tensors, removed_channels
+from channelwise.surgery.slicing import Cuts, named_tensors
 
 if TYPE_CHECKING:
     from channelwise.selection import Selection

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Group, Structure, TensorInfo
-from channelwise.modelcheck import describe
+from channelwise.graph.structure import Structure, TensorInfo
+from channelwise.removed import removed_channels
 
 if TYPE_CHECKING:
     from channelwise.selection import Selection
@@ -69,61 +69,6 @@ class Cuts:
     def shape_of(self, name: str) -> tuple[int, ...] | None:
         """The original shape of a tensor by any of its names, None if the trace does not know it."""
         return self.shapes.get(self.aliases.get(name, name))
-
-
-def removed_channels(structure: Structure, selection: Selection) -> dict[str, np.ndarray]:
-    """Group name -> sorted indices of the channels to remove, only for groups that lose any.
-
-    Raises:
-        InvalidArgumentError: the selection is not one of this structure.
-    """
-    if not isinstance(getattr(selection, "kept", None), Mapping):
-        raise InvalidArgumentError(
-            f"a selection is needed, as graph.select(...) returns it, not {describe(selection)}; "
-            "channelwise.Selection({group: indices}) makes one by hand"
-        )
-    unknown = sorted(set(selection.kept) - {g.name for g in structure.groups})
-    if unknown:
-        raise InvalidArgumentError(f"the selection names groups that this model does not have: {', '.join(unknown)}")
-    removed = {}
-    for group in structure.groups:
-        if group.name not in selection.kept:
-            raise InvalidArgumentError(f"the selection lacks group {group.name!r}; every group must be there")
-        lost = _complement(group, np.asarray(selection.kept[group.name]))
-        if len(lost):
-            _check_counts(group, lost)
-            removed[group.name] = lost
-    return removed
-
-
-def _check_counts(group: Group, lost: np.ndarray) -> None:
-    parts = np.zeros(group.size, int) if group.parts is None else group.parts
-    labels, part = np.unique(parts, return_inverse=True)
-    counts = np.bincount(part, minlength=len(labels)) - np.bincount(part[lost], minlength=len(labels))
-    if len(set(counts.tolist())) > 1:
-        raise InvalidArgumentError(
-            f"the parts of group {group.name!r} must keep equally many channels, the selection keeps {counts.tolist()}"
-        )
-    if counts[0] < group.least:
-        raise InvalidArgumentError(
-            f"the selection keeps {counts.sum()} channels of group {group.name!r}, of which "
-            f"{group.least * len(counts)} must stay: {group.least_because}"
-        )
-
-
-def _complement(group: Group, kept: np.ndarray) -> np.ndarray:
-    if len(kept) and (kept.dtype.kind not in "iu" or kept.min() < 0 or kept.max() >= group.size):
-        raise InvalidArgumentError(
-            f"group {group.name!r} has channels 0 to {group.size - 1}; the selection keeps {kept.tolist()[:8]}…"
-        )
-    gone = np.ones(group.size, dtype=bool)
-    gone[kept.astype(np.int64, copy=False)] = False
-    lost = np.flatnonzero(gone)
-    if len(lost) == group.size:
-        raise InvalidArgumentError(f"the selection removes every channel of group {group.name!r}; one must stay")
-    if len(lost) + len(kept) != group.size:
-        raise InvalidArgumentError(f"the selection names channels of group {group.name!r} more than once")
-    return lost
 
 
 def cut_tensors(structure: Structure, selection: Selection) -> Cuts:

@@ -22,11 +22,9 @@ def unbalanced_selection(graph: ChannelGraph, seed: int) -> Selection:
     generator = np.random.default_rng(seed)
     kept = {}
     for group in graph.groups:
-        parts = np.zeros(group.size, int) if group.parts is None else group.parts
-        members = [np.flatnonzero(parts == part) for part in np.unique(parts)]
-        most = min(map(len, members))
+        most = min(map(len, group.members))
         count = int(generator.integers(max(min(2, most), group.least), most + 1))
-        kept[group.name] = np.sort(np.concatenate([generator.choice(m, count, replace=False) for m in members]))
+        kept[group.name] = np.sort(np.concatenate([generator.choice(m, count, replace=False) for m in group.members]))
     return Selection(kept)
 
 

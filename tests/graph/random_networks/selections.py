@@ -30,8 +30,7 @@ class Choice:
         return Selection({group.name: self._kept(group, random) for group in graph.groups})
 
     def _kept(self, group: Group, random: np.random.Generator) -> np.ndarray:
-        parts = np.zeros(group.size, int) if group.parts is None else group.parts
-        members = [np.flatnonzero(parts == part) for part in np.unique(parts)]
+        members = group.members
         most = len(members[0])
         count = {
             "share": max(round(self.share * most), 1),

@@ -39,7 +39,6 @@ def only_ones(trace: Trace, structure: Structure, kept: Kept, channel: np.ndarra
     """The channels of which no other of their group, or of their part of it, is kept."""
     found = []
     for group in structure.groups:
-        parts = np.zeros(group.size, int) if group.parts is None else group.parts
-        if len(kept[group.name]) == len(np.unique(parts)):
+        if len(kept[group.name]) == len(group.members):
             found += channel[group_labels(trace, group, kept[group.name])].tolist()
     return found

@@ -63,8 +63,7 @@ def removed_in(structure: Structure, names: Iterable[str], trial: int) -> dict[s
 
 
 def _kept(group: Group, random: np.random.Generator, trial: int, place: float, upper: bool) -> np.ndarray:
-    parts = np.zeros(group.size, int) if group.parts is None else group.parts
-    members = [np.flatnonzero(parts == part) for part in np.unique(parts)]
+    members = group.members
     if trial == 0:
         chosen = [_upper(m, random, 0.5 + 0.2 * place) for m in members]
     elif trial == 1:

@@ -92,12 +92,9 @@ def layouts(structure: Structure) -> dict[str, dict[int, Layout]]:
 
 def _ranks(group: Group) -> np.ndarray:
     """Place of every channel (size,) in its part."""
-    if group.parts is None:
-        return np.arange(group.size)
     rank = np.empty(group.size, int)
-    for part in np.unique(group.parts):
-        members = np.flatnonzero(group.parts == part)
-        rank[members] = np.arange(len(members))
+    for part in group.members:
+        rank[part] = np.arange(len(part))
     return rank
 
 

@@ -17,10 +17,8 @@ log = logging.getLogger(__name__)
 
 def prefix(group: Group, count: int) -> np.ndarray:
     """The first ``count`` channels, or of a group with parts the first of every part; sorted indices (count,)."""
-    if group.parts is None:
-        return np.arange(count)
-    labels = np.unique(group.parts)
-    return np.sort(np.concatenate([np.flatnonzero(group.parts == p)[: count // len(labels)] for p in labels]))
+    parts = group.members
+    return np.sort(np.concatenate([part[: count // len(parts)] for part in parts]))
 
 
 def importance_order(structure: Structure, weights: Weights, ranking: Criterion) -> dict[str, np.ndarray]:
@@ -32,11 +30,9 @@ def importance_order(structure: Structure, weights: Weights, ranking: Criterion)
     orders = {}
     for group in structure.groups:
         values = np.where(dead[group.name], -np.inf, scores(ranking, group, weights))
-        parts = np.zeros(group.size, int) if group.parts is None else group.parts
         order = np.arange(group.size)
-        for part in np.unique(parts):
-            members = np.flatnonzero(parts == part)
-            order[members] = members[np.argsort(-values[members], kind="stable")]
+        for part in group.members:
+            order[part] = part[np.argsort(-values[part], kind="stable")]
         orders[group.name] = order
     for name in _unsortable(structure, orders):
         log.info("The channels of %s keep their order: they are in several blocks of a grouped convolution.", name)
