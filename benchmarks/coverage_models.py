@@ -13,7 +13,7 @@ from torch import nn
 from channelwise.cli.models import build_model, parse_input
 
 TIMM = Path(__file__).with_name("coverage_timm.txt")
-"""One ``timm:NAME SHAPE`` a line: up to four of every module of timm, from small ones to 100 M parameters."""
+"""One ``timm:NAME SHAPE`` a line: up to four of every module of timm, to 100 M parameters, or its smallest."""
 
 SHAPES = {
     "inception_v3": "1,3,299,299",
@@ -24,11 +24,22 @@ SHAPES = {
     **dict.fromkeys(("swin3d_t", "swin3d_s", "swin3d_b"), "1,3,16,112,112"),
 }
 DETECTORS = ("rcnn", "retinanet", "fcos", "ssd")
-DECODERS = ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet")
+DECODERS = (
+    "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet",
+    "Segformer",
+)  # fmt: skip
 ENCODERS = ("resnet18", "mobilenet_v2", "efficientnet-b0", "vgg11_bn", "densenet121")
 DILATED = ("PAN", "DeepLabV3", "DeepLabV3Plus")
 """Decoders of dilated features, which VGG and DenseNet do not offer: other encoders take their place."""
 INSTEAD = {"vgg11_bn": "resnet50", "densenet121": "efficientnet-b1"}
+OF_TRANSFORMERS = {
+    "DPT": (
+        "tu-vit_tiny_patch16_224", "tu-deit3_small_patch16_224", "tu-deit_tiny_distilled_patch16_224",
+        "tu-beit_base_patch16_224", "tu-vit_tiny_r_s16_p8_224",
+    ),
+    "Segformer": ("mit_b0",),
+}  # fmt: skip
+"""Decoders of features that transformers compute, for images of the size these are built for."""
 YOLO = (
     "yolov3-tiny", "yolov3", "yolov5n", "yolov5s", "yolov6n", "yolov8n", "yolov8s", "yolov8n-seg", "yolov8n-pose",
     "yolov8n-cls", "yolov8n-obb", "yolov9t", "yolov9s", "yolov10n", "yolov10s", "yolo11n", "yolo11s", "yolo11n-seg",
@@ -92,6 +103,8 @@ def entries(libraries: set[str]) -> list[Entry]:
         for decoder in DECODERS:
             encoders = [INSTEAD.get(e, e) if decoder in DILATED else e for e in ENCODERS]
             found += [Entry(f"smp:{decoder}/{encoder}", ("1,3,128,128",)) for encoder in encoders]
+        for decoder, encoders in OF_TRANSFORMERS.items():
+            found += [Entry(f"smp:{decoder}/{encoder}", ("1,3,224,224",)) for encoder in encoders]
     if "ultralytics" in libraries:
         found += [Entry(f"ultralytics:{name}", ("1,3,320,320",)) for name in YOLO]
     if "other" in libraries:
