@@ -69,7 +69,7 @@ def build(
         )
         for name, call in trace.calls.items()
     }
-    candidates = {(c.module, c.attribute): c for c in [*trace.elsewhere, *trace.candidates]}
+    candidates = {(c.module, c.attribute): c for c in [*trace.elsewhere, *trace.compared, *trace.candidates]}
     numbers = [
         Number(c.module, c.attribute, sizes.of(c.labels, c.labels.size))
         for c in candidates.values()

@@ -111,6 +111,7 @@ class Trace:
     ``computes_differently``: in train mode other operations are done.
     ``trains_randomly``: outputs in train mode cannot be compared.
     ``dead_ends`` are those of the MACs that no output depends on.
+    ``compared`` are numbers that no operation saw, but a length that the code read is as large: it may compare them.
     ``uncounted`` are the modules of all calls in which zeros were not noticed.
     """
 
@@ -121,6 +122,7 @@ class Trace:
     dead_ends: list[MacRecord] = field(default_factory=list)
     calls: dict[str, CallShapes] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
+    compared: list[Candidate] = field(default_factory=list)
     same_widths: list[SameWidth] = field(default_factory=list)
     elsewhere: list[Candidate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -102,6 +102,9 @@ def run_labelled(
         trace.macs = ctx.macs
         trace.dead_ends = dead_ends(flow, ctx.macs, outputs)
         trace.candidates = [c for c in candidates(model, ctx.runs) if _mentioned(c, modules)]
+        known = {(c.cls, c.attribute) for c in trace.candidates}
+        lengths = candidates(model, [(module, (run,)) for module, run in ctx.read if run.size > 1])
+        trace.compared = [c for c in lengths if (c.cls, c.attribute) not in known and _mentioned(c, modules)]
         trace.same_widths = same_widths(ctx.read, ctx.given)
         trace.elsewhere = candidates_elsewhere(model, [*ctx.adapting_runs, *ctx.runs])
     ctx.touched = {id(t) for t in stored.values()} & ctx.touched

@@ -281,3 +281,58 @@ class LinearAttention(nn.Module):
         query, key, value = self.qkv(x).split([1, self.width, self.width], 1)
         context = (key * query.flatten(2).softmax(-1).view_as(query)).sum((2, 3), keepdim=True)
         return self.proj(value.relu() * context)
+
+
+class FocalModulation(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project, self.context = nn.Conv2d(width, 2 * width + 2, 1), nn.Conv2d(width, width, 3, padding=1)
+        self.merge = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[1]
+        query, context, gates = self.project(x).split((width, width, 2), 1)
+        near = self.context(context).tanh()
+        focal = near * gates[:, :1] + near.mean((2, 3), keepdim=True) * gates[:, 1:]
+        return x + self.merge(query * focal)
+
+
+@network(
+    "numbers",
+    either=("blocks.0.project", "blocks.1.project"),
+    smaller=("stem.weight", "blocks.0.project.weight", "blocks.1.context.weight", "blocks.1.merge.weight"),
+)
+class SplitByWidthOfInput(nn.Module):
+    """FocalNet of transformers: channels are split by the width of the layer's input, and into a few gates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 1)
+        self.blocks = nn.Sequential(FocalModulation(12), FocalModulation(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)))
+
+
+class CheckedEmbedding(nn.Module):
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.num_channels, self.projection = channels, nn.Conv2d(channels, width, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != self.num_channels:
+            raise ValueError(f"{self.num_channels} channels are expected, not {x.shape[1]}")
+        return self.projection(x).relu()
+
+
+@network("numbers", smaller=("stages.0.projection.weight", "stages.1.projection.weight"))
+class ChecksItsWidth(nn.Module):
+    """Patch embeddings of transformers: what they refuse is not what an operation would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(CheckedEmbedding(3, 10), CheckedEmbedding(10, 14))
+        self.head = nn.Conv2d(14, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stages(x))

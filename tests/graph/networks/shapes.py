@@ -8,6 +8,17 @@ from torch import Tensor, nn
 from tests.graph.networks.layers import Between, BetweenLinear
 from tests.graph.networks.registry import add, network
 
+
+def pixels(x: Tensor) -> Tensor:
+    """(n, c, h, w) -> (n, h w, c)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def best(x: Tensor) -> Tensor:
+    """Places (n, 5, 1) of the pixels of the largest sum, as detection transformers choose their queries."""
+    return pixels(x).square().sum(2).topk(5, 1).indices.unsqueeze(-1)
+
+
 # name: (operation, width that the head sees, may the first convolution stay?)
 KEEP_IMAGE = {
     "permute_there_and_back": (lambda x: x.permute(0, 2, 3, 1).relu().permute(0, 3, 1, 2), 8, False),
@@ -35,7 +46,12 @@ KEEP_IMAGE = {
     "index_both_space_axes": (lambda x: x[:, :, torch.arange(4)[:, None], torch.arange(1, 7)], 8, False),
     "index_batch_and_row": (lambda x: x[torch.tensor([1, 0]), :, torch.tensor([2, 5])][..., None], 8, False),
     "mask_rows": (lambda x: x[:, :, torch.arange(8) > 2], 8, False),
-    "gather_space": (lambda x: x.gather(3, torch.zeros(2, x.shape[1], 8, 2, dtype=torch.long)), 8, True),
+    "gather_space": (lambda x: x.gather(3, torch.zeros(2, x.shape[1], 8, 2, dtype=torch.long)), 8, False),
+    "gather_sorted": (lambda x: x.gather(3, x.argsort(3)), 8, False),
+    "gather_most_pixels": (lambda x: pixels(x).gather(1, best(x).expand(-1, -1, x.shape[1])).mT[..., None], 8, False),
+    "gather_by_fixed_size": (lambda x: x.gather(3, torch.zeros(2, 8, 8, 2, dtype=torch.long)), 8, True),
+    "gather_some_channels": (lambda x: x.gather(3, torch.zeros(2, 6, 8, 2, dtype=torch.long)), 6, True),
+    "gather_channels": (lambda x: x.gather(1, x.argsort(1)), 8, True),
     "strided_channels": (lambda x: x[:, ::2], 4, True),
     "slice_half_constant": (lambda x: x[:, :4], 4, True),
     "slice_half_of_shape": (lambda x: x[:, : x.shape[1] // 2] * x[:, x.shape[1] // 2 :], 4, True),

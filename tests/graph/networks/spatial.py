@@ -156,4 +156,9 @@ add(
     lambda: Between(lambda x: F.unfold(x, 3, padding=1).view(2, 72, 8, 8), after=72),
     either=("first",),
 )
+add(
+    "fold",
+    "spatial",
+    lambda: Between(lambda x: F.fold(F.unfold(x, 3, padding=1).tanh(), x.shape[2:], 3, padding=1)),
+)
 add("patches", "spatial", lambda: Between(lambda x: x.unfold(2, 4, 4).unfold(3, 4, 4).amax((2, 3))))

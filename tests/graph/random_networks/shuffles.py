@@ -92,10 +92,10 @@ class Moved(Block):
 
 
 class Windows(Block):
-    """Neighbourhoods as channels."""
+    """Neighbourhoods as channels, left so, weighed, or put together again."""
 
     dims = (2,)
-    choices = {"how": ("unfold", "attended")}
+    choices = {"how": ("unfold", "attended", "folded")}
 
     def __init__(self, space: Space, into: int, how: str):
         narrow = min(into, 5)
@@ -108,7 +108,26 @@ class Windows(Block):
         columns = F.unfold(x, 3, padding=1)
         if self.how == "unfold":
             return columns.view(n, -1, h, w)
+        if self.how == "folded":
+            return F.fold(columns.tanh(), (h, w), 3, padding=1)
         return (columns.view(n, c, 9, h, w) * x.unsqueeze(2)).sum(2).tanh()
+
+
+class Gathered(Block):
+    """Every channel picks pixels of its own; how many channels there are is read, known, or seen by the index."""
+
+    choices = {"how": ("sorted", "read", "attribute")}
+
+    def __init__(self, space: Space, into: int, how: str):
+        super().__init__(space, into)
+        self.how, self.width = how, into
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "sorted":
+            return x.gather(-1, x.argsort(-1))
+        places = torch.arange(x.shape[-1] - 1, -1, -1, device=x.device)
+        width = self.width if self.how == "attribute" else x.shape[1]
+        return x.gather(-1, places.expand(x.shape[0], width, *x.shape[2:]))
 
 
 class Maxout(Block):

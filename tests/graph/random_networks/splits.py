@@ -81,6 +81,24 @@ class Split(Block):
         return torch.cat([b, a] if self.how == "swapped" else [self.conv(a), b.relu()], 1)
 
 
+class Modulated(Block):
+    """Queries, contexts and a few gates of one layer, split by the width of its input, which it may check."""
+
+    choices = {"gates": (1, 3), "width": ("read", "checked", "attribute")}
+
+    def __init__(self, space: Space, into: int, gates: int, width: str):
+        super().__init__(space, into)
+        self.gates, self.how, self.width = gates, width, into
+        self.project = conv(space, into, 2 * into + gates)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "checked" and x.shape[1] != self.width:
+            raise ValueError(f"{self.width} channels are expected, not {x.shape[1]}")
+        width = self.width if self.how == "attribute" else x.shape[1]
+        query, context, gates = self.project(x).split((width, width, self.gates), 1)
+        return x + query.tanh() * context * gates.mean(1, keepdim=True)
+
+
 class HalfInPlace(Block):
     """Half of the channels is written into in place."""
 

@@ -168,7 +168,7 @@ def _across(ctx: TraceContext, tensors: Sequence[torch.Tensor], axes: dict[int, 
 @rule(*operators(aten, "pixel_shuffle"))
 def pixel_shuffle(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, upscale_factor: int) -> None:
     """(…, C r r, H, W) -> (…, C, H r, W r): r² neighbouring channels become one."""
-    _merge_runs(ctx, out, x, upscale_factor**2)
+    _merge_runs(ctx, out, x, x.ndim - 3, upscale_factor**2)
 
 
 @rule(*operators(aten, "pixel_unshuffle"))
@@ -177,11 +177,31 @@ def pixel_unshuffle(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, downs
     _repeat_runs(ctx, out, x, x.ndim - 3, downscale_factor**2)
 
 
-def _merge_runs(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, run: int) -> None:
-    axis = x.ndim - 3
-    ctx.freeze_axes(x, (-1, -2), "the spatial axes of a pixel shuffle are labelled")
+@rule(*operators(aten, "im2col"))
+def im2col(
+    ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, kernel_size: Sequence[int], *args: Any, **kwargs: Any
+) -> None:
+    """(…, C, H, W) -> (…, C kh kw, L): every channel becomes kh·kw neighbouring ones."""
+    _repeat_runs(ctx, out, x, x.ndim - 3, int(np.prod(kernel_size)))
+
+
+@rule(*operators(aten, "col2im"))
+def col2im(
+    ctx: TraceContext,
+    out: torch.Tensor,
+    x: torch.Tensor,
+    output_size: Sequence[int],
+    kernel_size: Sequence[int],
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    """(…, C kh kw, L) -> (…, C, H, W): kh·kw neighbouring channels are summed up in one."""
+    _merge_runs(ctx, out, x, x.ndim - 2, int(np.prod(kernel_size)))
+
+
+def _merge_runs(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, axis: int, run: int) -> None:
     labels = ctx.labels_on(x, axis)
-    maps = [m for m in ctx.maps(x) if m.axis < axis]
+    maps = _maps_before(ctx, out, x, axis)
     if labels is not None:
         zero = ctx.map_on(x, axis).zero  # type: ignore[union-attr]
         maps.append(along(ctx.space.tie(labels.reshape(-1, run), 1).reshape(-1), axis, out.ndim, zero))
@@ -189,21 +209,18 @@ def _merge_runs(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, run: int)
 
 
 def _repeat_runs(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, axis: int, run: int) -> None:
-    ctx.freeze_axes(x, range(axis + 1, x.ndim), "the spatial axes of this operation are labelled")
     labels = ctx.labels_on(x, axis)
-    maps = [along(m.flat, m.axis, out.ndim, m.zero) for m in ctx.maps(x) if m.axis < axis and m.uniform]
+    maps = _maps_before(ctx, out, x, axis)
     if labels is not None:
         zero = ctx.map_on(x, axis).zero  # type: ignore[union-attr]
         maps.append(along(np.repeat(labels, run), axis, out.ndim, zero))
     ctx.set(out, maps)
 
 
-@rule(*operators(aten, "im2col"))
-def im2col(
-    ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, kernel_size: Sequence[int], *args: Any, **kwargs: Any
-) -> None:
-    """(N, C, H, W) -> (N, C kh kw, L): every channel becomes kh·kw neighbouring ones."""
-    _repeat_runs(ctx, out, x, x.ndim - 3, int(np.prod(kernel_size)))
+def _maps_before(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, axis: int) -> list[LabelMap]:
+    """What stays as it is, the axes before that of the channels; the spatial ones behind must not be labelled."""
+    ctx.freeze_axes(x, range(axis + 1, x.ndim), "the spatial axes of this operation are labelled")
+    return [along(ctx.one_axis(m), m.axis, out.ndim, m.zero) for m in ctx.maps(x) if m.axis < axis]
 
 
 @rule(*operators(aten, "native_channel_shuffle", "channel_shuffle"))

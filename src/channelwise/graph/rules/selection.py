@@ -94,6 +94,8 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
                 # Of a list of sizes, which has to add up, the others can be tried out beside a single channel.
                 shortest = part.size if listed else min(lengths)
                 _ask_or_freeze(ctx, part, labels, shortest, f"split into {lengths}", always)
+                if listed and not ctx.adapts:
+                    ctx.given.append((ctx.module, part))
         stops = np.cumsum(lengths)
         for k, stop in enumerate(stops):
             at: list[slice] = [slice(None)] * x.ndim
@@ -160,6 +162,27 @@ def index(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, **k
             maps.append(along(m.flat, moved[m.axis], out.ndim, m.zero))
         else:
             ctx.freeze(m.labels, "the weight of a grouped convolution is indexed")
+    ctx.set(out, maps, ctx.is_weight(x))
+
+
+@rule(*operators(aten, "gather"))
+def gather(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int, index: torch.Tensor, **kwargs: Any) -> None:
+    """Elements picked along one axis, others at every place of the other axes, of which the index has its own size."""
+    dim %= max(x.ndim, 1)
+    ctx.freeze_axes(x, [dim], "channels are picked by an index tensor")
+    met = {m.axis for m in ctx.maps(x) if m.axis != dim and m.uniform and out.shape[m.axis] == x.shape[m.axis]}
+    ctx.freeze_axes(index, [d for d in range(index.ndim) if d not in met], "used as an index")
+    maps = []
+    for m in ctx.maps(x):
+        own = ctx.labels_on(index, m.axis)
+        if m.axis not in met:
+            ctx.freeze(m.labels, "picked by an index tensor of a fixed size")
+            continue
+        if own is None:
+            ctx.ask(m.labels, "picked by an index tensor of a fixed size")
+        else:
+            ctx.space.join(m.flat, own)
+        maps.append(along(m.flat, m.axis, out.ndim, m.zero))
     ctx.set(out, maps, ctx.is_weight(x))
 
 

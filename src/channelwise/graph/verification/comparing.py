@@ -72,6 +72,11 @@ def in_doubt(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) ->
     return single and gap(found, expected) > _ROUNDING
 
 
+def in_double(outputs: Sequence[torch.Tensor]) -> bool:
+    """Whether these outputs are in double precision as they are."""
+    return {t.dtype for t in outputs if t.is_floating_point()} <= {torch.float64}
+
+
 def nudged(value: Any) -> Any:
     """The inputs with as much noise as rounding makes: what it changes in the outputs is no mismatch."""
     if isinstance(value, torch.Tensor):
@@ -87,12 +92,12 @@ def nudged(value: Any) -> Any:
 def difference_in_double(
     slim: Callable[[], nn.Module], masked: Callable[[], nn.Module], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> str | None:
-    """The same question asked of both models in double precision; None also where they do not run in it."""
+    """What differs between both models in double precision, "" if nothing; None where they do not run in it."""
     try:
         arguments = _doubled(list(args)), _doubled(dict(kwargs))
         # The models may share their tensors with the user's.
         one, other = (run_once(copy.deepcopy(make()).double(), *arguments) for make in (slim, masked))
-        return difference(one, other, _BESIDE_SINGLE)
+        return difference(one, other, _BESIDE_SINGLE) or ""
     except Exception:  # code or devices that want single precision
         return None
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from channelwise.graph.channels import build, group_labels
 from channelwise.graph.labels import Question
-from channelwise.graph.recording import Followed, SameWidth, Trace
+from channelwise.graph.recording import Candidate, Followed, SameWidth, Trace
 from channelwise.graph.structure import Cause, Reason, Structure
 from channelwise.graph.verification.questions import Asked, Membership, Site, asked_of, sites_of
 from channelwise.graph.verification.tryout import Failure, Tryout
@@ -51,18 +51,20 @@ class Verifier:
         structure, asked, failure = self._attempt(banned, following)
         while failure is not None:
             attempt, more = self._with_more_numbers(following, failure, asked, tried)
+            if attempt is None:
+                attempt = self._with_joined_widths(structure, following, failure, asked, joined)
+                if attempt is not None:
+                    logger.debug("verification: equally wide channels go together now: %s", failure.text)
+                    structure, asked, failure = attempt
+                    # What did not help before may now.
+                    tried = set(following)
+                    continue
+                attempt, more = self._with_more_numbers(following, failure, asked, tried, compared=True)
             if attempt is not None:
                 logger.debug("verification: %s follow the channels now: %s", more, failure.text)
                 structure, asked, failure = attempt
                 following |= more
                 doubtful |= more if len(more) > 1 else set()
-                continue
-            attempt = self._with_joined_widths(structure, following, failure, asked, joined)
-            if attempt is not None:
-                logger.debug("verification: equally wide channels go together now: %s", failure.text)
-                structure, asked, failure = attempt
-                # What did not help before may now.
-                tried = set(following)
                 continue
             # Where the same code failed in another module of its class, a failure here is not another story.
             places = {name: frozenset(sites[id(question)] for question in asked[name]) for name in asked}
@@ -75,10 +77,14 @@ class Verifier:
         return self._fewest(structure, following, doubtful)
 
     def _with_more_numbers(
-        self, following: set[Followed], failure: Failure, asked: Asked, tried: set[Followed]
+        self, following: set[Followed], failure: Failure, asked: Asked, tried: set[Followed], compared: bool = False
     ) -> tuple[_Attempt | None, set[Followed]]:
-        """An attempt in which this failure is gone as more numbers follow, and these numbers; those are now tried."""
-        likely, all_of_them = (self._keepers(failure, asked, alone) for alone in (False, True))
+        """An attempt in which this failure is gone as more numbers follow, and these numbers; those are now tried.
+
+        ``compared``: numbers that no operation saw.
+        """
+        among = self.trace.compared if compared else self.trace.candidates
+        likely, all_of_them = (self._keepers(failure, asked, among, alone) for alone in (False, True))
         for numbers in (likely, all_of_them):
             if numbers <= tried:
                 continue
@@ -105,13 +111,11 @@ class Verifier:
             for other in c.others
         ]
         by_size = [same for same in self.trace.same_widths if self.trace.types[same.module] in classes]
+        ways = [by_number, by_size, by_number + by_size]
         alive = Membership(self.trace, structure).of_label >= 0
-        # With what stays, an axis of space that is as long as there are heads for example, nothing could go.
-        by_number, by_size = (
-            [same for same in pairs if alive[same.read].any() and alive[same.given].any()]
-            for pairs in (by_number, by_size)
-        )
-        for pairs in (by_number, by_size, by_number + by_size):
+        # Joined with what stays, an axis of space that is as long as there are heads for example, channels stay, too.
+        free = [[same for same in pairs if alive[same.read].any() and alive[same.given].any()] for pairs in ways]
+        for pairs in (*free, *ways):
             joins = {(id(same.read), id(same.given)) for same in pairs}
             if joins <= tried:
                 continue
@@ -163,7 +167,7 @@ class Verifier:
                 structure, following = trial, following - {one}
         return structure
 
-    def _keepers(self, failure: Failure, asked: Asked, alone: bool) -> set[Followed]:
+    def _keepers(self, failure: Failure, asked: Asked, among: Sequence[Candidate], alone: bool) -> set[Followed]:
         """The numbers that may be the reason of a failure: of modules where it was raised, or questions are from.
 
         ``alone``: also those that may be in a tuple by chance.
@@ -172,7 +176,7 @@ class Verifier:
         if failure.raised:
             path = failure.module.split(".")
             places |= {".".join(path[:depth]) for depth in range(len(path))}
-        return {(c.cls, c.attribute) for c in self.trace.candidates if c.seen in places and alone >= c.alone}
+        return {(c.cls, c.attribute) for c in among if c.seen in places and alone >= c.alone}
 
     def _places(self, failure: Failure, asked: Asked) -> set[str]:
         """The module where the code raised, else those that the questions about the suspects are from."""
