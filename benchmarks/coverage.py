@@ -30,7 +30,7 @@ from coverage_trained import trained_and_exported
 from pebble import ProcessExpired, ProcessPool
 
 JOURNALS = Path(__file__).with_name("journals")
-LIBRARIES = ("torchvision", "timm", "ultralytics", "smp", "other")
+LIBRARIES = ("torchvision", "timm", "ultralytics", "smp", "transformers", "other")
 INTRODUCTION = """\
 Every model is built with random weights and random batch-norm statistics and traced. A random half of every channel
 group is removed; the slim model is compared with the masked one, whose norms count only what is kept, and so is one
@@ -50,6 +50,7 @@ TITLES = {
     "timm": "timm",
     "ultralytics": "ultralytics",
     "smp": "segmentation-models-pytorch",
+    "transformers": "transformers (images)",
     "other": "audio and volumes (MONAI, transformers)",
 }
 

@@ -20,7 +20,7 @@ is taken as it is, by every tool. *Runs*: the model became smaller, runs, and re
 the model averages or normalises over channels (layer norm, for example), zeroing need not be the same as removing:
 *n/a*. Where nothing of the kind is in the model: *differs*. Times, of the processor, are those of everything from the
 model to the pruned model. A detector is given to every tool as a model that returns what its heads
-say.""".splitlines()
+say. Every tool has 10 GiB of memory, and the time that its cell names where it needs more.""".splitlines()
 
 
 def compared(rows: dict[str, dict[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from coverage_other import INPUTS, build_other
+from coverage_transformers import CLASSES, build_transformers
 from torch import nn
 
 from channelwise.cli.models import build_model, parse_input
@@ -67,6 +68,8 @@ class Entry:
             return _yolo(name)
         if library == "other":
             return build_other(name)
+        if library == "transformers":
+            return build_transformers(name)
         if library == "smp":
             import segmentation_models_pytorch as smp
 
@@ -109,6 +112,8 @@ def entries(libraries: set[str]) -> list[Entry]:
         found += [Entry(f"ultralytics:{name}", ("1,3,320,320",)) for name in YOLO]
     if "other" in libraries:
         found += [Entry(f"other:{name}", (shape,)) for name, shape in INPUTS.items()]
+    if "transformers" in libraries:
+        found += [Entry(f"transformers:{name}", (f"1,3,{side},{side}",)) for name, (side, _) in CLASSES.items()]
     return found
 
 

@@ -347,3 +347,60 @@ class AsManyHeadsAsRows(TalkingHeadsNet):
     """Four heads, and four rows of pixels, which cannot go."""
 
     heads, points = 4, 16
+
+
+class ReducedAttention(nn.Module):
+    """Twins: keys and values of fewer positions; the width of the input says how wide heads are, which has to stay."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.num_heads = heads
+        self.q, self.kv, self.proj = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.reduce, self.norm = nn.Conv2d(width, width, 2, 2), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        n, points, c = x.shape
+        q = self.q(x).reshape(n, points, self.num_heads, c // self.num_heads).permute(0, 2, 1, 3)
+        x = self.reduce(x.permute(0, 2, 1).reshape(n, c, *size)).reshape(n, c, -1).permute(0, 2, 1)
+        kv = self.kv(self.norm(x)).reshape(n, -1, 2, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
+        k, v = kv.unbind(0)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, points, c))
+
+
+class ReducedAttentionStage(nn.Module):
+    def __init__(self, into: int, width: int, heads: int):
+        super().__init__()
+        self.embed, self.blocks = nn.Conv2d(into, width, 2, 2), nn.ModuleList()
+        for _ in range(2):
+            self.blocks.append(ReducedAttention(width, heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        size = (x.shape[2], x.shape[3])
+        tokens = x.flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            tokens = tokens + block(tokens, size)
+        return tokens.transpose(1, 2).reshape(x.shape[0], -1, *size)
+
+
+@network(
+    "attention",
+    shapes=((2, 3, 16, 16),),
+    kept=("head",),
+    either=(
+        "stages.0.embed",
+        *(f"stages.0.blocks.{k}.{part}" for k in (0, 1) for part in ("q", "kv", "proj", "reduce")),
+    ),
+    counted=("stages.1.embed",),
+    smaller=("stages.1.embed.weight", "stages.1.blocks.0.q.weight", "stages.1.blocks.1.reduce.weight"),
+)
+class OneHeadThenTwo(nn.Module):
+    """A stage of one head, all of which stays, and one of two heads, of which one goes with its part of the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(ReducedAttentionStage(3, 8, 1), ReducedAttentionStage(8, 16, 2))
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stages(x))
