@@ -23,8 +23,8 @@ def removed_channels(structure: Structure, selection: Selection) -> dict[str, np
     """
     if not isinstance(getattr(selection, "kept", None), Mapping):
         raise InvalidArgumentError(
-            f"a selection is needed, as graph.select(...) returns it, not {describe(selection)}; "
-            "channelwise.Selection({group: indices}) makes one by hand"
+            f"A selection is needed, as graph.select(...) returns it, not {describe(selection)}; "
+            "channelwise.Selection({group: indices}) makes one by hand."
         )
     names = {group.name for group in structure.groups}
     for name in selection.kept:

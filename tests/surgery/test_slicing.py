@@ -164,5 +164,5 @@ def test_blocks_that_keep_different_numbers_are_refused_without_parts_too() -> N
 @pytest.mark.parametrize("given", [None, 0.5, {"stem": [0]}])
 def test_what_is_no_selection_is_refused(given: object) -> None:
     _, found = grouped_net()
-    with pytest.raises(InvalidArgumentError, match="a selection is needed, as graph"):
+    with pytest.raises(InvalidArgumentError, match="A selection is needed, as graph"):
         cut_tensors(found, given)  # type: ignore[arg-type]

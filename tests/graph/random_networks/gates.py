@@ -15,14 +15,17 @@ class Gate(Block):
     choices = {"out": WIDTHS, "how": ("conv", "linear", "view_shape", "view_attribute", "added", "squeezed")}
 
     def __init__(self, space: Space, into: int, out: int, how: str):
-        super().__init__(space, into)
-        self.how, self.channels = how, into
+        # squeeze() would drop the axis of one channel, so that not even the network itself runs.
+        width = max(into, 2) if how == "squeezed" else into
+        super().__init__(space, width)
+        self.how, self.channels, self.fit = how, width, fit(space, into, width)
         if how == "conv":
-            self.squeeze, self.excite = conv(space, into, out, 1), conv(space, out, into, 1)
+            self.squeeze, self.excite = conv(space, width, out, 1), conv(space, out, width, 1)
         else:
-            self.squeeze, self.excite = nn.Linear(into, out), nn.Linear(out, into)
+            self.squeeze, self.excite = nn.Linear(width, out), nn.Linear(out, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.fit(x)
         if self.how == "conv":
             return x * self.excite(self.squeeze(pooled(x, keepdim=True)).relu()).sigmoid()
         ones = (1,) * self.space.dims

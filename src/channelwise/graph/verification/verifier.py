@@ -38,8 +38,8 @@ class Verifier:
         """The structure in which every questioned group has been seen to adapt, or is frozen with the reason.
 
         Where code does not adapt, numbers that its modules keep are made to follow the channels first, for all modules
-        of a class. Then channels go together whose numbers the code takes to be equal. Only if neither helps do
-        channels stay.
+        of a class. Then channels go together whose numbers the code takes to be equal, then numbers follow that no
+        operation saw. Only if nothing helps do channels stay.
         """
         banned: list[tuple[np.ndarray, Reason]] = []
         following = {(c.cls, c.attribute) for c in self.trace.candidates if c.attribute in _NUMBERS_OF_HEADS}
