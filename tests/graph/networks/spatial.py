@@ -161,4 +161,9 @@ add(
     "spatial",
     lambda: Between(lambda x: F.fold(F.unfold(x, 3, padding=1).tanh(), x.shape[2:], 3, padding=1)),
 )
+add(
+    "fold_of_channels",
+    "spatial",
+    lambda: Between(lambda x: F.fold(x.flatten(2), x.shape[2:], 3, padding=1), width=72, after=8),
+)
 add("patches", "spatial", lambda: Between(lambda x: x.unfold(2, 4, 4).unfold(3, 4, 4).amax((2, 3))))
