@@ -171,3 +171,40 @@ class UnevenChunksSwappedTwice(nn.Module):
         for _ in range(2):
             x = torch.cat(x.chunk(2, 1)[::-1], 1)
         return self.head(x)
+
+
+@network("verified", kept=("first", "head"), shapes=((2, 3, 8),))
+class NotANumberOfFewer(nn.Module):
+    """A scale that is no number as soon as a channel is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv1d(3, 24, 1), nn.Conv1d(24, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head(x) * torch.tensor(x.shape[1] - 23.0).log1p()
+
+
+@network("verified", either=("first",), shapes=((2, 3, 8),), trains=False)
+class OnlyClasses(nn.Module):
+    """Nothing but classes is returned, of features that are multiplied by how many 16 channels are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv1d(3, 16, 1), nn.Conv1d(16, 4, 1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head(x * (x.shape[1] // 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(x).argmax(1)
+
+
+@network("verified", either=("first",), shapes=((2, 3, 8),), trains=False)
+class ComplexNumbers(OnlyClasses):
+    """A spectrum is returned."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(self.logits(x))

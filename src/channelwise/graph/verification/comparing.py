@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,17 +54,31 @@ def difference(
 
 
 def gap(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
-    """The largest difference between outputs of equal shapes, relative to the largest value of each."""
-    worst = 0.0
-    for a, b in zip(found, expected, strict=True):
-        if not a.is_floating_point():
-            continue
-        a, b = a.double(), b.double()
+    """The largest difference between outputs of equal shapes, relative to the largest value of each.
+
+    Infinite where one has a finite number and the other has not, and where whole numbers or truth values differ.
+    """
+    return max((_apart(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
+
+
+def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    if a.is_complex() and b.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
+    if not (a.is_floating_point() and b.is_floating_point()):
+        return 0.0 if a.dtype == b.dtype and torch.equal(a, b) else math.inf
+    if not a.numel():
+        return 0.0
+    a, b = a.double(), b.double()
+    most = (a - b).abs().max().item()
+    if not math.isfinite(most):
         finite = a.isfinite() & b.isfinite()
-        if finite.any():
-            scale = b[finite].abs().max().item() + 1e-12
-            worst = max(worst, (a[finite] - b[finite]).abs().max().item() / scale)
-    return worst
+        if not ((a == b) | (a.isnan() & b.isnan()) | finite).all():
+            return math.inf
+        if not finite.any():
+            return 0.0
+        a, b = a[finite], b[finite]
+        most = (a - b).abs().max().item()
+    return most / (b.abs().max().item() + 1e-12)
 
 
 def in_doubt(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
