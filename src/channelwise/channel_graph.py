@@ -21,6 +21,7 @@ from channelwise.graph.dispatch import WritesParameters
 from channelwise.graph.recording import Trace, named_tensors, tensors_with_role
 from channelwise.graph.structure import Cause, Frozen, Group, Reason, Structure
 from channelwise.graph.tracer import trace_passes, undisturbed_randomness
+from channelwise.graph.verification.built import Built
 from channelwise.graph.verification.elsewhere import follow_elsewhere, numbers_elsewhere
 from channelwise.graph.verification.trials import removed_in
 from channelwise.graph.verification.tryout import Tryout
@@ -157,14 +158,16 @@ def trace(
         def stand_in(trial: int) -> nn.Module:
             return _with_other_signs(varying, recorded, trial)
 
+        built = Built()
         tryout = Tryout(
             recorded,
             varied(args),
             varied(named),
-            slim=lambda structure, kept, trial: slim_model(
-                stand_in(trial), structure, Selection(kept), share_untouched=share
+            slim=lambda structure, kept, trial: built.note(
+                slim_model(stand_in(trial), structure, Selection(kept), share_untouched=share)
             ),
-            masked=lambda structure, kept, trial: masked_model(stand_in(trial), structure, Selection(kept)),
+            masked=lambda structure, kept, trial: built.note(masked_model(stand_in(trial), structure, Selection(kept))),
+            built=built,
         )
         structure = follow_elsewhere(
             recorded,
@@ -178,7 +181,7 @@ def trace(
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A trace makes many small objects and no cycles worth collecting; collecting would take a third of its time."""
+    """A trace makes many small objects and no cycles; collecting would take a third of its time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

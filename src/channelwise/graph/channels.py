@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
+from channelwise.graph.connections import components_of, forest_of
 from channelwise.graph.exactness import judged
-from channelwise.graph.labels import EqualParts, LabelSpace
+from channelwise.graph.labels import LABEL, EqualParts, LabelSpace
 from channelwise.graph.least import with_least
 from channelwise.graph.recording import Followed, Trace
 from channelwise.graph.structure import (
@@ -36,10 +35,16 @@ def components(space: LabelSpace) -> np.ndarray:
     """The component (channel) of every label, (labels,)."""
     size = (len(space.pairs), space.count)
     if space.solved is None or space.solved[0] != size:
-        a, b = space.all_pairs()
-        graph = coo_matrix((np.ones(a.size, np.int8), (a, b)), shape=(space.count, space.count))
-        space.solved = size, connected_components(graph, directed=False)[1]
+        space.solved = size, components_of(space.all_pairs(), space.count)
     return space.solved[1]
+
+
+def condense(space: LabelSpace) -> None:
+    """Replace what was recorded by as few pairs as say the same, after a pass, so that the next needs less memory."""
+    channel = components(space)
+    first, others = forest_of(channel)
+    space.pairs[:] = [(first.astype(LABEL), others.astype(LABEL))]
+    space.solved = (len(space.pairs), space.count), channel
 
 
 def build(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from channelwise.graph.labels import LabelMap, LabelSpace
+from channelwise.graph.labels import LABEL, LabelMap, LabelSpace
 from channelwise.graph.structure import Cause, Reason
 
 Maps = tuple[LabelMap, ...]
@@ -64,6 +64,7 @@ class TraceContext:
     done: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
     random: bool = False
     _known: dict[int, _Known] = field(default_factory=dict)
+    _most_known: int = 256
     _fresh: dict[int, weakref.ref[torch.Tensor]] = field(default_factory=dict)
     _pending: dict[int, tuple[weakref.ref[torch.Tensor], np.ndarray, Reason]] = field(default_factory=dict)
     _nonzero_storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
@@ -90,6 +91,9 @@ class TraceContext:
         """Give a tensor its label maps; maps of axes of length 1 say nothing and are dropped."""
         kept = tuple(m for m in maps if m.labels.shape[m.axis] > 1)
         self._known[id(tensor)] = _Known(weakref.ref(tensor), kept, is_weight)
+        if len(self._known) > self._most_known:
+            self._known = {key: known for key, known in self._known.items() if known.tensor() is not None}
+            self._most_known = 2 * len(self._known) + 256
 
     def mark_fresh(self, tensor: torch.Tensor) -> None:
         """The tensor was just made of equal or random elements, by a size that may or may not be a constant."""
@@ -206,7 +210,7 @@ class TraceContext:
         for tensor, axis in factors:
             found = self.map_on(tensor, axis)
             n = tensor.shape[axis]
-            axes.append((np.zeros(0, np.int64) if found is None else _block_representatives(found), n))
+            axes.append((np.zeros(0, LABEL) if found is None else _block_representatives(found), n))
         self.macs.append(MacRecord(self.module, self.operation, scale, tuple(axes)))
 
     def _find(self, tensor: torch.Tensor) -> _Known | None:

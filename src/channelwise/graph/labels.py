@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from channelwise.graph.connections import spanning_forest
 from channelwise.graph.structure import Reason, Role
+
+LABEL = np.int32
+"""The type of labels, of which there are as many as slots: every operation on a token or a channel makes arrays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,10 @@ class TwoStay:
     reason: Reason
 
 
+_MANY = 4096
+"""Fewer pairs than that are recorded as they come, which is quicker."""
+
+
 @dataclass
 class LabelSpace:
     """Allocates labels and records what a trace learns about them. Recording only appends; nothing is solved here.
@@ -97,7 +105,7 @@ class LabelSpace:
 
     def new(self, n: int) -> np.ndarray:
         """``n`` fresh labels, (n,)."""
-        labels = np.arange(self.count, self.count + n, dtype=np.int64)
+        labels = np.arange(self.count, self.count + n, dtype=LABEL)
         self.count += n
         return labels
 
@@ -106,7 +114,7 @@ class LabelSpace:
         if a is b:
             return
         a, b = np.broadcast_arrays(a, b)
-        self.pairs.append((a.reshape(-1), b.reshape(-1)))
+        self._connect(a.reshape(-1), b.reshape(-1))
 
     def frozen_label(self, reason: Reason) -> int:
         """A label that stays, for whatever is connected to it stays, for this reason."""
@@ -119,7 +127,11 @@ class LabelSpace:
     def freeze(self, labels: np.ndarray, reason: Reason) -> None:
         """These labels stay."""
         flat = labels.reshape(-1)
-        self.pairs.append((flat, np.broadcast_to(np.int64(self.frozen_label(reason)), flat.shape)))
+        self._connect(flat, np.broadcast_to(LABEL(self.frozen_label(reason)), flat.shape))
+
+    def _connect(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Record pairs, many only as far as they say anything new: an axis merged of two repeats the labels of both."""
+        self.pairs.append(spanning_forest(a, b, self.count) if a.size > _MANY else (a, b))
 
     def tie(self, labels: np.ndarray, axis: int) -> np.ndarray:
         """Join all labels along ``axis``; returns the labels with that axis reduced to length 1."""
@@ -153,5 +165,5 @@ class LabelSpace:
     def all_pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """All recorded pairs as two arrays (k,)."""
         if not self.pairs:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+            return np.zeros(0, LABEL), np.zeros(0, LABEL)
         return np.concatenate([a for a, _ in self.pairs]), np.concatenate([b for _, b in self.pairs])

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from channelwise.example_inputs import number_of_samples
-from channelwise.graph.channels import components
+from channelwise.graph.channels import components, condense
 from channelwise.graph.context import TraceContext, tensors_in
 from channelwise.graph.copies import written_into
 from channelwise.graph.dead_ends import dead_ends
@@ -121,26 +121,26 @@ def _mentioned(candidate: Candidate, modules: Mapping[str, nn.Module]) -> bool:
 def output_tensors(output: Any) -> list[torch.Tensor]:
     """All tensors in what a model returned: in containers and in the attributes of objects, however deep."""
     found: list[torch.Tensor] = []
-    seen: set[int] = set()
-
-    def visit(value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            found.append(value)
-            return
-        if id(value) in seen or isinstance(value, (str, bytes, int, float, type, nn.Module)):
-            return
-        seen.add(id(value))
-        if isinstance(value, Mapping):
-            for item in value.values():
-                visit(item)
-        elif isinstance(value, (Sequence, set, frozenset)):
-            for item in value:
-                visit(item)
-        for name in [*getattr(value, "__dict__", ()), *getattr(type(value), "__slots__", ())]:
-            visit(getattr(value, name, None))
-
-    visit(output)
+    _visit(output, found, set())
     return found
+
+
+# A function of its own: one that closes over its results keeps tensors alive, and there is no garbage collection.
+def _visit(value: Any, found: list[torch.Tensor], seen: set[int]) -> None:
+    if isinstance(value, torch.Tensor):
+        found.append(value)
+        return
+    if id(value) in seen or isinstance(value, (str, bytes, int, float, type, nn.Module)):
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        for item in value.values():
+            _visit(item, found, seen)
+    elif isinstance(value, (Sequence, set, frozenset)):
+        for item in value:
+            _visit(item, found, seen)
+    for name in [*getattr(value, "__dict__", ()), *getattr(type(value), "__slots__", ())]:
+        _visit(getattr(value, name, None), found, seen)
 
 
 def _train_pass(
@@ -159,7 +159,7 @@ def _train_pass(
     attempts: list[tuple[Any, Any, bool]] = [(args, kwargs, True), (args, kwargs, False)]
     if trace.batch == 1:
         attempts.insert(1, (doubled(list(args)), doubled(dict(kwargs)), True))
-    error: Exception | None = None
+    error = ""
     for some_args, some_kwargs, outline in attempts:
         try:
             ctx, _ = run_labelled(model, some_args, some_kwargs, trace, record=False, protect=shared, outline=outline)
@@ -167,12 +167,10 @@ def _train_pass(
             return ctx
         except Exception as failure:
             # Whatever the user's training path raises, it is skipped and said so.
-            error = error or failure
+            error = error or f"{type(failure).__name__}: {failure}"
             for recorded, length in zip(records, marks, strict=True):
                 del recorded[length:]
-    trace.notes.append(
-        f"the training path was skipped, as it does not run on the inputs alone: {type(error).__name__}: {error}"
-    )
+    trace.notes.append(f"the training path was skipped, as it does not run on the inputs alone: {error}")
     logger.info("%s", trace.notes[-1])
     return None
 
@@ -210,10 +208,12 @@ def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     model.eval()
     marks = [len(space.questions)]
     evaluated, _ = run_labelled(model, args, kwargs, trace, record=True, protect=shared)
+    condense(space)
     touched = set(evaluated.touched)
     marks.append(len(space.questions))
     model.train()
     trained = _train_pass(model, args, kwargs, trace, shared)
+    condense(space)
     in_training = set() if trained is None else trained.touched
     model.eval()
     places = [(q.reason.operation, q.reason.module) for q in space.questions]

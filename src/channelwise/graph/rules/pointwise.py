@@ -122,23 +122,24 @@ def _removed_value(
     ctx: TraceContext, func: Any, args: Sequence[Any], kwargs: dict[str, Any], m: LabelMap, ndim: int
 ) -> tuple[bool, bool]:
     """Try the operator on numbers: is the result zero, is it finite, where a channel of this map was set to zero?"""
-    pattern: list[bool | None] = []
-
-    def visit(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            here = [k for k in ctx.maps(value) if k.axis + ndim - value.ndim == m.axis]
-            pattern.append(bool(here) and all(k.zero for k in here))
-            return _Slot(len(pattern) - 1, value.dtype)
-        if isinstance(value, (list, tuple)):
-            return tuple(visit(v) for v in value)
-        return value
-
-    plain_args = visit(tuple(args))
-    plain_kwargs = tuple((k, visit(v)) for k, v in kwargs.items())
+    pattern: list[bool] = []
+    plain_args = _without_tensors(ctx, tuple(args), m.axis - ndim, pattern)
+    plain_kwargs = tuple((k, _without_tensors(ctx, v, m.axis - ndim, pattern)) for k, v in kwargs.items())
     try:
         return _try_on_numbers(func, plain_args, plain_kwargs, tuple(pattern))
     except TypeError:
         return _try_on_numbers.__wrapped__(func, plain_args, plain_kwargs, tuple(pattern))
+
+
+def _without_tensors(ctx: TraceContext, value: Any, axis: int, pattern: list[bool]) -> Any:
+    """The arguments with slots for tensors; whether each is zero where a channel along ``axis`` < 0 is: in pattern."""
+    if isinstance(value, torch.Tensor):
+        here = [k for k in ctx.maps(value) if k.axis - value.ndim == axis]
+        pattern.append(bool(here) and all(k.zero for k in here))
+        return _Slot(len(pattern) - 1, value.dtype)
+    if isinstance(value, (list, tuple)):
+        return tuple(_without_tensors(ctx, v, axis, pattern) for v in value)
+    return value
 
 
 class _Slot:
@@ -158,22 +159,26 @@ class _Slot:
 def _try_on_numbers(func: Any, args: Any, kwargs: Any, pattern: tuple[bool, ...]) -> tuple[bool, bool]:
     zero = finite = True
     for probe in (0.8125, 1.75):
-
-        def fill(value: Any, probe: float = probe) -> Any:
-            if isinstance(value, _Slot):
-                number = 0.0 if pattern[value.index] else probe + 0.03125 * value.index
-                dtype = torch.float64 if value.dtype.is_floating_point else value.dtype
-                return torch.tensor(number, dtype=dtype)
-            if isinstance(value, tuple):
-                return [fill(v) for v in value]
-            return value
-
-        result = func(*[fill(a) for a in args], **{k: fill(v) for k, v in kwargs if k != "device"})
+        result = func(
+            *[_filled(a, pattern, probe) for a in args],
+            **{k: _filled(v, pattern, probe) for k, v in kwargs if k != "device"},
+        )
         for value in tensors_in(result):
             number = float(value) if not value.is_complex() else abs(complex(value))
             zero &= number == 0.0
             finite &= math.isfinite(number)
     return zero, finite
+
+
+def _filled(value: Any, pattern: Sequence[bool], probe: float) -> Any:
+    """A number for every slot: zero where the pattern says so."""
+    if isinstance(value, _Slot):
+        number = 0.0 if pattern[value.index] else probe + 0.03125 * value.index
+        dtype = torch.float64 if value.dtype.is_floating_point else value.dtype
+        return torch.tensor(number, dtype=dtype)
+    if isinstance(value, tuple):
+        return [_filled(v, pattern, probe) for v in value]
+    return value
 
 
 @rule(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from channelwise.graph.context import TraceContext
-from channelwise.graph.labels import LabelMap, along
+from channelwise.graph.labels import LABEL, LabelMap, along
 from channelwise.graph.rules.registry import operators, rule
 
 aten = torch.ops.aten
@@ -131,7 +131,7 @@ def cat(ctx: TraceContext, out: torch.Tensor, tensors: Sequence[torch.Tensor], d
             ctx.because("concatenated with channels of a constant or of the network's input")
         )
         labels = [
-            np.full(t.shape[dim], filler, np.int64) if m is None else ctx.one_axis(m) for t, m in pieces if t.shape[dim]
+            np.full(t.shape[dim], filler, LABEL) if m is None else ctx.one_axis(m) for t, m in pieces if t.shape[dim]
         ]
         zero = all(m.zero for _, m in pieces if m is not None)
         maps.append(along(np.concatenate(labels), dim, out.ndim, zero))

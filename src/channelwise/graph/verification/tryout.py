@@ -20,6 +20,7 @@ from channelwise.graph.labels import LabelSpace
 from channelwise.graph.recording import Trace
 from channelwise.graph.structure import Structure
 from channelwise.graph.tracer import doubled, run_labelled
+from channelwise.graph.verification.built import Built
 from channelwise.graph.verification.comparing import (
     difference,
     difference_in_double,
@@ -86,7 +87,7 @@ class Tryout:
     """Builds and runs pruned models of a traced one.
 
     ``slim`` and ``masked`` build the slim and the masked model of a selection from weights of which none is constant;
-    these models may write into their buffers, and into their parameters if the traced one does.
+    these models may write into their buffers, and into their parameters if the traced one does; ``built`` notes them.
     """
 
     trace: Trace
@@ -94,6 +95,7 @@ class Tryout:
     kwargs: Mapping[str, Any]
     slim: Surgeon
     masked: Surgeon
+    built: Built
 
     def check(self, structure: Structure, names: Sequence[str], first: Trial | None = None) -> Failure | None:
         """Prune part of these groups, in several ways, of which one may be the likeliest to fail: the first failure."""
@@ -106,6 +108,7 @@ class Tryout:
     def check_in(self, trial: Trial, structure: Structure, names: Sequence[str]) -> Failure | None:
         """The same in one way."""
         failure = self._check(structure, frozenset(names), trial)
+        self.built.release()
         return None if failure is None else replace(failure, trial=trial)
 
     def _trials(self, structure: Structure, names: Sequence[str]) -> list[Trial]:
