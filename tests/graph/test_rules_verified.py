@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -44,3 +47,84 @@ def test_what_rounding_picks_is_compared_in_double_precision() -> None:
     torch.manual_seed(0)
     model = PicksTheBest().eval()
     assert prunable_share(model, cw.trace(model, torch.randn(2, 3, 24, 24)).structure) > 0.95
+
+
+def no_boxes(y: Tensor) -> list[Tensor]:
+    return [image[image[:, 3] > 1e6] for image in y.transpose(1, 2)]
+
+
+def padded(y: Tensor) -> Tensor:
+    return torch.where(y > 1e6, y, torch.zeros_like(y))
+
+
+def array(y: Tensor) -> dict[str, Any]:
+    return {"classes": y.numpy()}
+
+
+def numbers(y: Tensor) -> list[float]:
+    return y.flatten().tolist()
+
+
+def a_class(y: Tensor) -> int:
+    return int(y.argmax())
+
+
+def sparse(y: Tensor) -> Tensor:
+    return y.to_sparse()
+
+
+def nested(y: Tensor) -> Tensor:
+    return torch.nested.nested_tensor(list(y))
+
+
+def no_number(y: Tensor) -> Tensor:
+    return y * torch.nan
+
+
+def nothing(y: Tensor) -> None:
+    return None
+
+
+class Says(nn.Module):
+    """A layer whose channels are scaled by what ``scale`` makes of their number, a head, and what is said of it."""
+
+    def __init__(self, say: Callable[[Tensor], Any], scale: Callable[[int], int]) -> None:
+        super().__init__()
+        self.say, self.scale = say, scale
+        self.first, self.head = nn.Conv1d(3, 16, 1), nn.Conv1d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.first(x)
+        return self.say(self.head(x * self.scale(x.shape[1])))
+
+
+SAYINGS = [no_boxes, padded, array, numbers, a_class, sparse, nested, no_number, nothing]
+
+
+@pytest.mark.parametrize("say", SAYINGS)
+def test_wrong_code_is_found_out_whatever_the_network_returns(say: Callable[[Tensor], Any]) -> None:
+    graph = cw.trace(Says(say, lambda width: width // 16), torch.randn(2, 3, 8))
+    assert not any("first" in group.layers for group in graph.groups)
+
+
+@pytest.mark.parametrize("say", SAYINGS)
+def test_right_code_is_known_whatever_the_network_returns(say: Callable[[Tensor], Any]) -> None:
+    graph = cw.trace(Says(say, lambda width: width // width), torch.randn(2, 3, 8))
+    assert any("first" in group.layers for group in graph.groups)
+
+
+class Silent(nn.Module):
+    """Both layers may lose channels, and nothing is returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(3, 16, 1), nn.Conv1d(3, 16, 1)
+
+    def forward(self, x: Tensor) -> None:
+        self.seen = self.first(x) * self.second(x) * (self.first.weight.shape[0] // 16)
+
+
+def test_what_tells_nothing_is_not_believed() -> None:
+    graph = cw.trace(Silent(), torch.randn(2, 3, 8))
+    assert not graph.groups
+    assert "tells nothing" in " ".join(str(graph).split())

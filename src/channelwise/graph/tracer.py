@@ -22,6 +22,7 @@ from channelwise.graph.flow import Flow
 from channelwise.graph.labels import LabelSpace
 from channelwise.graph.modules import ModuleTracker
 from channelwise.graph.numbers import attribute_of, candidates
+from channelwise.graph.outputs import output_tensors, output_values
 from channelwise.graph.recording import Candidate, Trace, label_tensors, named_tensors, same_widths
 from channelwise.graph.structure import Cause, Reason
 from channelwise.graph.watch import FunctionWatch, ask_where_widths_are_read, names_reached
@@ -61,7 +62,7 @@ def run_labelled(
     protect: bool = False,
     outline: bool = False,
 ) -> tuple[TraceContext, list[torch.Tensor]]:
-    """One forward pass with labels, and its output tensors. ``model`` is a private copy.
+    """One forward pass with labels, and the values that it returned. ``model`` is a private copy.
 
     ``record`` keeps MACs and module shapes; ``freeze``: the channels of outputs stay, and two of copies that must not
     become views; ``outline`` replaces the results of convolutions and matrix products by
@@ -108,7 +109,7 @@ def run_labelled(
         trace.same_widths = same_widths(ctx.read, ctx.given)
         trace.elsewhere = candidates_elsewhere(model, [*ctx.adapting_runs, *ctx.runs])
     ctx.touched = {id(t) for t in stored.values()} & ctx.touched
-    return ctx, outputs
+    return ctx, output_values(output)
 
 
 def _mentioned(candidate: Candidate, modules: Mapping[str, nn.Module]) -> bool:
@@ -116,31 +117,6 @@ def _mentioned(candidate: Candidate, modules: Mapping[str, nn.Module]) -> bool:
     readers = (modules[candidate.module], modules[candidate.seen])
     name = attribute_of(candidate.attribute)
     return any("forward" in m.__dict__ or name in names_reached(type(m), "forward") for m in readers)
-
-
-def output_tensors(output: Any) -> list[torch.Tensor]:
-    """All tensors in what a model returned: in containers and in the attributes of objects, however deep."""
-    found: list[torch.Tensor] = []
-    _visit(output, found, set())
-    return found
-
-
-# A function of its own: one that closes over its results keeps tensors alive, and there is no garbage collection.
-def _visit(value: Any, found: list[torch.Tensor], seen: set[int]) -> None:
-    if isinstance(value, torch.Tensor):
-        found.append(value)
-        return
-    if id(value) in seen or isinstance(value, (str, bytes, int, float, type, nn.Module)):
-        return
-    seen.add(id(value))
-    if isinstance(value, Mapping):
-        for item in value.values():
-            _visit(item, found, seen)
-    elif isinstance(value, (Sequence, set, frozenset)):
-        for item in value:
-            _visit(item, found, seen)
-    for name in [*getattr(value, "__dict__", ()), *getattr(type(value), "__slots__", ())]:
-        _visit(getattr(value, name, None), found, seen)
 
 
 def _train_pass(

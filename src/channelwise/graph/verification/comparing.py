@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from channelwise.graph.context import tensors_in
-from channelwise.graph.tracer import output_tensors, undisturbed_randomness
+from channelwise.graph.outputs import output_values
+from channelwise.graph.tracer import undisturbed_randomness
 
 _ROUNDING = 1e-5
 """Larger relative differences are seldom rounding in single precision: they are looked at in double precision."""
@@ -19,6 +21,15 @@ _ROUNDING = 1e-5
 
 _BESIDE_SINGLE = 1e-6
 """Relative, in double precision: code made for single precision may go on rounding to it in places."""
+
+Maker = Callable[[], nn.Module]
+"""Builds a model for one run."""
+
+Both = tuple[list[torch.Tensor], list[torch.Tensor]]
+"""What is compared of a slim and of a masked model."""
+
+Compared = Callable[[Maker, Maker, Sequence[Any], Mapping[str, Any]], Both]
+"""Runs a slim and a masked model on arguments, for what is compared of them."""
 
 
 def run_once(
@@ -28,7 +39,7 @@ def run_once(
     inputs = tensors_in([list(args), dict(kwargs)])
     with torch.no_grad(), undisturbed_randomness(inputs):
         seed_generators(inputs, seed)
-        return output_tensors(model.train(train)(*args, **kwargs))
+        return output_values(model.train(train)(*args, **kwargs))
 
 
 def seed_generators(inputs: Sequence[torch.Tensor], seed: int) -> None:
@@ -104,17 +115,32 @@ def nudged(value: Any) -> Any:
     return type(value)(nudged(v) for v in value) if type(value) in (list, tuple) else value
 
 
+def of_outputs(slim: Maker, masked: Maker, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Both:
+    """The outputs of both models in eval mode."""
+    return run_once(slim(), args, kwargs), run_once(masked(), args, kwargs)
+
+
 def difference_in_double(
-    slim: Callable[[], nn.Module], masked: Callable[[], nn.Module], args: Sequence[Any], kwargs: Mapping[str, Any]
+    slim: Maker,
+    masked: Maker,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    of: Compared = of_outputs,
 ) -> str | None:
-    """What differs between both models in double precision, "" if nothing; None where they do not run in it."""
+    """What differs between both models in double precision, "" if nothing; None where they do not run in it.
+
+    ``of``: what of them is compared.
+    """
     try:
-        arguments = _doubled(list(args)), _doubled(dict(kwargs))
-        # The models may share their tensors with the user's.
-        one, other = (run_once(copy.deepcopy(make()).double(), *arguments) for make in (slim, masked))
+        one, other = of(partial(_double, slim), partial(_double, masked), _doubled(list(args)), _doubled(dict(kwargs)))
         return difference(one, other, _BESIDE_SINGLE) or ""
     except Exception:  # code or devices that want single precision
         return None
+
+
+def _double(make: Maker) -> nn.Module:
+    # The model may share its tensors with the user's.
+    return copy.deepcopy(make()).double()
 
 
 def _doubled(value: Any) -> Any:

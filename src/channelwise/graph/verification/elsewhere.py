@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from channelwise.graph.channels import build
+from channelwise.graph.outputs import output_values
 from channelwise.graph.recording import Followed, Trace
 from channelwise.graph.structure import Structure
-from channelwise.graph.tracer import output_tensors
 from channelwise.graph.verification.comparing import difference, run_once
 from channelwise.graph.ways import readers
 
@@ -71,12 +71,12 @@ def _that_agree(model: nn.Module, ways: set[Way], args: Sequence[Any], kwargs: M
                 continue
             # What a method raises that was written for another occasion is up to the user's code.
             try:
-                found = output_tensors(getattr(module, way)(*inputs, **named))
+                found = output_values(getattr(module, way)(*inputs, **named))
             except Exception as error:
                 logger.debug("%s.%s raises %s: %s", cls.__name__, way, type(error).__name__, error)
                 wrong.add((cls, way))
                 continue
-            if difference(found, output_tensors(output)) is not None:
+            if difference(found, output_values(output)) is not None:
                 wrong.add((cls, way))
 
     classes = {cls for cls, _ in ways}

@@ -22,15 +22,20 @@ from channelwise.graph.structure import Structure
 from channelwise.graph.tracer import doubled, run_labelled
 from channelwise.graph.verification.built import Built
 from channelwise.graph.verification.comparing import (
+    Both,
+    Compared,
+    Maker,
     difference,
     difference_in_double,
     gap,
     in_double,
     in_doubt,
     nudged,
+    of_outputs,
     run_once,
     seed_generators,
 )
+from channelwise.graph.verification.layers import of_layers, tell
 from channelwise.graph.verification.questions import Membership, asked_in, asked_of, uses_of
 from channelwise.graph.verification.slim_labels import only_ones, slim_labels
 from channelwise.graph.verification.trials import Kept, removed_in, trials
@@ -56,6 +61,8 @@ class Trial(NamedTuple):
 
 
 _FIRST = Trial(0)
+
+_UNTOLD = "what the network returns tells nothing about them: trace it on inputs on which it finds something"
 
 
 @dataclass(frozen=True)
@@ -151,8 +158,7 @@ class Tryout:
                 return failure
         if trial.train and self.trace.trains_randomly:
             return None
-        text = self._compare(structure, kept, outputs, trial)
-        return None if text is None else Failure(text)
+        return self._compare(structure, kept, outputs, trial)
 
     def _outputs(self, structure: Structure, kept: Kept, trial: Trial) -> tuple[Failure | None, list[torch.Tensor]]:
         """The outputs of a slim model; if its code raises, labels tell where."""
@@ -166,21 +172,33 @@ class Tryout:
         questioned = {question.reason.module for question in self.trace.space.questions}
         return {g.name for g in structure.groups if not questioned.isdisjoint(g.norms)}
 
-    def _compare(self, structure: Structure, kept: Kept, outputs: list[torch.Tensor], trial: Trial) -> str | None:
+    def _compare(self, structure: Structure, kept: Kept, outputs: list[torch.Tensor], trial: Trial) -> Failure | None:
         """What differs between these outputs of a slim model and those of the masked one."""
-        masked = partial(self.masked, structure, kept, trial.number)
+        slim, masked = (partial(make, structure, kept, trial.number) for make in (self.slim, self.masked))
         expected = self._run(masked(), trial.train)
         text = difference(outputs, expected)
-        if text is not None and trial.train and self._unstable(masked, expected):
-            return None
-        if not trial.train and (in_doubt(outputs, expected) if text is None else not in_double(expected)):
-            # What is picked by comparing values, the best boxes for example, may be others after rounding.
-            slim = partial(self.slim, structure, kept, trial.number)
-            exactly = difference_in_double(slim, masked, self.args, self.kwargs)
-            text = text if exactly is None else exactly or None
+        if trial.train:
+            return None if text is None or self._unstable(masked, expected) else Failure(text)
+        text = self._in_doubt(text, (outputs, expected), slim, masked, of_outputs)
+        if text is not None or tell(expected):
+            return None if text is None else Failure(text)
+        failure, _ = self._labels_meet(structure, kept, trial)
+        if failure is not None:
+            return failure
+        both = of_layers(slim, masked, self.args, self.kwargs)
+        if not any(t.numel() for t in both[1]):
+            return Failure(_UNTOLD)
+        text = self._in_doubt(difference(*both), both, slim, masked, of_layers)
+        return None if text is None else Failure(text)
+
+    def _in_doubt(self, text: str | None, both: Both, slim: Maker, masked: Maker, of: Compared) -> str | None:
+        """What differs after all; what is picked by comparing values, the best boxes, may be others after rounding."""
+        if in_doubt(*both) if text is None else not in_double(both[1]):
+            exactly = difference_in_double(slim, masked, self.args, self.kwargs, of)
+            return text if exactly is None else exactly or None
         return text
 
-    def _unstable(self, masked: Callable[[], nn.Module], expected: list[torch.Tensor]) -> bool:
+    def _unstable(self, masked: Maker, expected: list[torch.Tensor]) -> bool:
         """Whether other random numbers, or rounding that batch norm over few values blows up, change these outputs."""
         again = self._run(masked(), True, seed=1)
         args, kwargs = self._arguments(True)
