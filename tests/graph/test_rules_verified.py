@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import channelwise as cw
@@ -128,3 +129,53 @@ def test_what_tells_nothing_is_not_believed() -> None:
     graph = cw.trace(Silent(), torch.randn(2, 3, 8))
     assert not graph.groups
     assert "tells nothing" in " ".join(str(graph).split())
+
+
+DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "dropout": lambda x: F.dropout(x, 0.3),
+    "dropout in place": lambda x: F.dropout(x * 1, 0.3, inplace=True),
+    "dropout of channels": lambda x: F.dropout1d(x, 0.3),
+    "alpha dropout": lambda x: F.alpha_dropout(x, 0.3, True),
+    "alpha dropout of channels": lambda x: F.feature_alpha_dropout(x, 0.3, True),
+    "native dropout": lambda x: torch.native_dropout(x, 0.3, True)[0],
+    "stochastic depth": lambda x: x * x.new_empty(x.shape[0], 1, 1).bernoulli_(0.8).div_(0.8),
+    "bernoulli": lambda x: x * torch.bernoulli(torch.full_like(x, 0.5)),
+    "rand_like": lambda x: x * torch.rand_like(x),
+    "randn_like": lambda x: x + torch.randn_like(x),
+    "rand": lambda x: x * torch.rand(x.shape[0], 1, x.shape[2]),
+    "randn": lambda x: x + torch.randn(x.shape[0], 1, x.shape[2]),
+    "normal": lambda x: x * torch.normal(1.0, 0.1, (x.shape[0], 1, x.shape[2])),
+    "uniform_": lambda x: x * torch.empty_like(x).uniform_(0.5, 1.5),
+    "normal_": lambda x: x * torch.empty_like(x).normal_(1, 0.2),
+    "exponential_": lambda x: x * torch.empty_like(x).exponential_(),
+    "randint": lambda x: x * torch.randint(1, 3, (x.shape[0], 1, x.shape[2])),
+    "randperm": lambda x: x[:, :, torch.randperm(x.shape[2])],
+    "multinomial": lambda x: x[:, :, torch.multinomial(torch.ones(x.shape[2]), 4)],
+    "rrelu": lambda x: F.rrelu(x, training=True),
+    "attention": lambda x: F.scaled_dot_product_attention(*[x.mT] * 3, dropout_p=0.5, scale=1.0).mT,
+}
+
+
+class TrainsByChance(nn.Module):
+    """Something random in train mode only, and channels that are scaled there by what is made of their number."""
+
+    def __init__(self, draw: Callable[[Tensor], Tensor], scale: Callable[[int], int]) -> None:
+        super().__init__()
+        self.draw, self.scale = draw, scale
+        self.first, self.head = nn.Conv1d(3, 16, 1), nn.Conv1d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head(self.draw(x) * self.scale(x.shape[1]) if self.training else x)
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_wrong_code_in_train_mode_is_found_out_in_spite_of_chance(draw: Callable[[Tensor], Tensor]) -> None:
+    graph = cw.trace(TrainsByChance(draw, lambda width: width // 16), torch.randn(2, 3, 8))
+    assert not graph.groups
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_right_code_in_train_mode_is_known_in_spite_of_chance(draw: Callable[[Tensor], Tensor]) -> None:
+    graph = cw.trace(TrainsByChance(draw, lambda width: width // width), torch.randn(2, 3, 8))
+    assert [group.name for group in graph.groups] == ["first"]

@@ -109,7 +109,7 @@ class Trace:
     ``trains``: the model runs in train mode on these inputs.
     ``trains_differently``: in train mode other tensors are used, or other questions come up, than in eval mode.
     ``computes_differently``: in train mode other operations are done.
-    ``trains_randomly``: outputs in train mode cannot be compared.
+    ``trains_randomly``: random numbers are drawn in train mode.
     ``dead_ends`` are those of the MACs that no output depends on.
     ``compared`` are numbers that no operation saw, but a length that the code read is as large: it may compare them.
     ``uncounted`` are the modules of all calls in which zeros were not noticed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from channelwise.graph.context import tensors_in
 from channelwise.graph.outputs import output_values
 from channelwise.graph.tracer import undisturbed_randomness
+from channelwise.graph.verification.chance import WithoutChance
 
 _ROUNDING = 1e-5
 """Larger relative differences are seldom rounding in single precision: they are looked at in double precision."""
@@ -35,9 +37,12 @@ Compared = Callable[[Maker, Maker, Sequence[Any], Mapping[str, Any]], Both]
 def run_once(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, train: bool = False, seed: int = 0
 ) -> list[torch.Tensor]:
-    """The outputs of the model in eval or train mode, in which it is left; the random state stays as it is."""
+    """The outputs of the model in eval or train mode, in which it is left; the random state stays as it is.
+
+    In train mode random numbers, of which dropout draws as many as there are channels, are what they are on average.
+    """
     inputs = tensors_in([list(args), dict(kwargs)])
-    with torch.no_grad(), undisturbed_randomness(inputs):
+    with torch.no_grad(), undisturbed_randomness(inputs), WithoutChance() if train else nullcontext():
         seed_generators(inputs, seed)
         return output_values(model.train(train)(*args, **kwargs))
 

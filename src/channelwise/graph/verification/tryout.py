@@ -119,7 +119,7 @@ class Tryout:
         return None if failure is None else replace(failure, trial=trial)
 
     def _trials(self, structure: Structure, names: Sequence[str]) -> list[Trial]:
-        """In train mode too where it differs, but only once where random numbers forbid comparing its outputs."""
+        """In train mode too where it differs, but only once where it draws random numbers, which takes longer."""
         asked = asked_of(self.trace, structure)
         numbers = trials(structure, uses_of(self.trace, structure, {name: asked[name] for name in names}))
         found = []
@@ -152,12 +152,10 @@ class Tryout:
         if not comparable:
             return None
         kept = removed_in(structure, comparable, trial.number)
-        if outputs is None or comparable != wanted:
+        if outputs is None or comparable != wanted or (trial.train and self.trace.trains_randomly):
             failure, outputs = self._outputs(structure, kept, trial)
             if failure is not None and failure.raised:
                 return failure
-        if trial.train and self.trace.trains_randomly:
-            return None
         return self._compare(structure, kept, outputs, trial)
 
     def _outputs(self, structure: Structure, kept: Kept, trial: Trial) -> tuple[Failure | None, list[torch.Tensor]]:
