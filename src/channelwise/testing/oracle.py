@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import channelwise
 from channelwise.channel_graph import ChannelGraph
 from channelwise.example_inputs import number_of_samples
+from channelwise.graph.verification.chance import WithoutChance
 from channelwise.graph.verification.comparing import nudged, seed_generators
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module, masked_model, slim_state_dict, sparse_state_dict
@@ -151,7 +152,8 @@ class _Check:
 
     def run_on(self, model: nn.Module, args: Any, kwargs: Any, *, train: bool, seed: int = 0) -> list[Tensor]:
         """The same on other inputs."""
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        chance = WithoutChance() if train else nullcontext()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), chance:
             seed_generators(list(tensors((args, kwargs))), seed)
             return list(tensors(model.train(train)(*copy.deepcopy(args), **copy.deepcopy(kwargs))))
 
@@ -172,10 +174,10 @@ class _Check:
         return error, distance(masked, self.dense)
 
     def same_outputs_in_training(self, selection: Selection) -> bool:
-        """The same in train mode, if the dense model runs there and the outputs depend on no random numbers.
+        """The same in train mode, if the dense model runs there, with random numbers at their average.
 
-        Nor may they depend on rounding alone: batch norm over two values that hardly differ is the sign of their
-        difference.
+        The outputs may depend on no others, drawn in numpy for example, nor on rounding alone: batch norm over two
+        values that hardly differ is the sign of their difference.
         """
         try:
             self.run(clone_module(self.model, {}), train=True)

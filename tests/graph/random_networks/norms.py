@@ -147,6 +147,27 @@ class Function(Block):
         return FUNCTIONS[self.name](x)
 
 
+class ByChance(Block):
+    """Random numbers in train mode: values or whole channels dropped, noise, samples that skip."""
+
+    choices = {"how": ("dropout", "channels", "alpha", "noise", "depth")}
+
+    def __init__(self, space: Space, into: int, how: str):
+        super().__init__(space, into)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how in ("dropout", "alpha"):
+            return (F.dropout if self.how == "dropout" else F.alpha_dropout)(x, 0.3, self.training)
+        if self.how == "channels":
+            return torch.feature_dropout(x, 0.3, self.training)
+        if not self.training:
+            return x
+        if self.how == "noise":
+            return x + torch.randn_like(x)
+        return x * x.new_empty(len(x), *(1,) * (x.ndim - 1)).bernoulli_(0.8).div_(0.8)
+
+
 class InPlace(Block):
     """Element-wise functions in place, some on the activation that other steps read."""
 
