@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from channelwise.graph.outputs import output_tensors
-from channelwise.graph.verification.comparing import Maker, run_once
+from channelwise.graph.verification.comparing import Both, Maker, difference, nudged, run_once
 
 Call = tuple[str, int]
 """A layer by its name, and which of the tensors that it returned one after another."""
 
-T = TypeVar("T")
+_Seen = tuple[torch.Size, torch.Tensor]
+"""The shape of an output, and some of its elements."""
+
+_ENOUGH = 2**12
+"""Elements that are compared of an output at least, if it has them: all outputs of a network would fill the memory."""
 
 
 def tell(outputs: Sequence[torch.Tensor]) -> bool:
@@ -32,40 +36,42 @@ def _varies(output: torch.Tensor) -> bool:
     return finite.numel() == 1 or bool((finite != finite[:1]).any())
 
 
-def of_layers(
-    slim: Maker, masked: Maker, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """What layers give of which the outputs have the same shape in both models: they keep all channels."""
-    shapes = _noted(masked(), args, kwargs, lambda call, output: output.shape)
-    one = _noted(slim(), args, kwargs, partial(_copy_of_shape, shapes))
-    like = {call: output.shape for call, output in one.items()}
-    other = _noted(masked(), args, kwargs, partial(_copy_of_shape, like))
-    both = [call for call in one if call in other]
-    return [one[call] for call in both], [other[call] for call in both]
+def of_layers(slim: Maker, masked: Maker, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Both:
+    """What layers give of which the outputs have the same shape in both models: they keep all channels.
+
+    Left out are those behind a choice that rounding decides: which of equal boxes come first.
+    """
+    noisy = _seen(masked(), args, kwargs, noise=True)
+    one, other = _seen(slim(), args, kwargs), _seen(masked(), args, kwargs)
+    found: Both = ([], [])
+    for call, (shape, output) in other.items():
+        if call in one and call in noisy and one[call][0] == noisy[call][0] == shape:
+            if difference([noisy[call][1]], [output]) is None:
+                found[0].append(one[call][1])
+                found[1].append(output)
+    return found
 
 
-def _copy_of_shape(shapes: Mapping[Call, torch.Size], call: Call, output: torch.Tensor) -> torch.Tensor | None:
-    # Activations that follow may work in place.
-    return output.clone() if shapes.get(call) == output.shape else None
-
-
-def _noted(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], note: Callable[[Call, torch.Tensor], T | None]
-) -> dict[Call, T]:
-    """What ``note`` says to every tensor that a module with parameters of its own returns, unless that is None."""
-    found: dict[Call, T] = {}
+def _seen(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], noise: bool = False) -> dict[Call, _Seen]:
+    """What modules with parameters of their own return; ``noise``: with as much of it as rounding makes in each."""
+    found: dict[Call, _Seen] = {}
     counts: Counter[str] = Counter()
 
-    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> Any:
         for tensor in output_tensors(output):
-            call = name, counts[name]
+            found[name, counts[name]] = tensor.shape, _some(tensor)
             counts[name] += 1
-            noted = note(call, tensor)
-            if noted is not None:
-                found[call] = noted
+        return nudged(output) if noise else None
 
     for name, module in model.named_modules():
         if module._parameters:
             module.register_forward_hook(partial(look, name))
     run_once(model, args, kwargs)
     return found
+
+
+def _some(output: torch.Tensor) -> torch.Tensor:
+    """A copy, as what follows may work in place; of a large output, some elements of every part of it."""
+    flat = output.reshape(-1)
+    # An odd step meets all positions along axes whose lengths are even.
+    return flat[:: flat.numel() // _ENOUGH | 1].clone()

@@ -180,9 +180,6 @@ class Tryout:
         text = self._in_doubt(text, (outputs, expected), slim, masked, of_outputs)
         if text is not None or tell(expected):
             return None if text is None else Failure(text)
-        failure, _ = self._labels_meet(structure, kept, trial)
-        if failure is not None:
-            return failure
         both = of_layers(slim, masked, self.args, self.kwargs)
         if not any(t.numel() for t in both[1]):
             return Failure(_UNTOLD)
