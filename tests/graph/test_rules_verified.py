@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import channelwise as cw
 from channelwise.graph.verification.comparing import gap
-from channelwise.graph.verification.layers import of_layers
+from channelwise.graph.verification.layers import of_layers, of_stable_layers
 from channelwise.testing import prunable_share
 from tests.graph.expectations import check_network
 from tests.graph.networks import Network, of_family
@@ -201,6 +201,8 @@ class PicksByRounding(nn.Module):
 def test_layers_behind_what_rounding_picks_are_left_out() -> None:
     x = torch.randn(2, 3, 100, generator=torch.Generator().manual_seed(0))
     assert gap([PicksByRounding(2e-7)(x)], [PicksByRounding(0)(x)]) > 0.1
-    one, other = of_layers(lambda: PicksByRounding(2e-7), lambda: PicksByRounding(0), [x], {})
+    models = (lambda: PicksByRounding(2e-7), lambda: PicksByRounding(0))
+    assert gap(*of_layers(*models, [x], {})) > 0.1
+    one, other = of_stable_layers(*models, [x], {})
     assert [output.numel() for output in other] == [200]
     assert gap(one, other) < 1e-5

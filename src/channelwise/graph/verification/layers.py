@@ -37,10 +37,14 @@ def _varies(output: torch.Tensor) -> bool:
 
 
 def of_layers(slim: Maker, masked: Maker, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Both:
-    """What layers give of which the outputs have the same shape in both models: they keep all channels.
+    """What layers give of which the outputs have the same shape in both models: they keep all channels."""
+    one, other = _seen(slim(), args, kwargs), _seen(masked(), args, kwargs)
+    both = [call for call, (shape, _) in other.items() if call in one and one[call][0] == shape]
+    return [one[call][1] for call in both], [other[call][1] for call in both]
 
-    Left out are those behind a choice that rounding decides: which of equal boxes come first.
-    """
+
+def of_stable_layers(slim: Maker, masked: Maker, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Both:
+    """The same without those behind a choice that rounding decides: which of equal boxes come first."""
     noisy = _seen(masked(), args, kwargs, noise=True)
     one, other = _seen(slim(), args, kwargs), _seen(masked(), args, kwargs)
     found: Both = ([], [])

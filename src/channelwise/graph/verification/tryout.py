@@ -22,8 +22,6 @@ from channelwise.graph.structure import Structure
 from channelwise.graph.tracer import doubled, run_labelled
 from channelwise.graph.verification.built import Built
 from channelwise.graph.verification.comparing import (
-    Both,
-    Compared,
     Maker,
     difference,
     difference_in_double,
@@ -31,11 +29,10 @@ from channelwise.graph.verification.comparing import (
     in_double,
     in_doubt,
     nudged,
-    of_outputs,
     run_once,
     seed_generators,
 )
-from channelwise.graph.verification.layers import of_layers, tell
+from channelwise.graph.verification.layers import of_layers, of_stable_layers, tell
 from channelwise.graph.verification.questions import Membership, asked_in, asked_of, uses_of
 from channelwise.graph.verification.slim_labels import only_ones, slim_labels
 from channelwise.graph.verification.trials import Kept, removed_in, trials
@@ -177,21 +174,27 @@ class Tryout:
         text = difference(outputs, expected)
         if trial.train:
             return None if text is None or self._unstable(masked, expected) else Failure(text)
-        text = self._in_doubt(text, (outputs, expected), slim, masked, of_outputs)
-        if text is not None or tell(expected):
-            return None if text is None else Failure(text)
-        both = of_layers(slim, masked, self.args, self.kwargs)
-        if not any(t.numel() for t in both[1]):
-            return Failure(_UNTOLD)
-        text = self._in_doubt(difference(*both), both, slim, masked, of_layers)
+        if in_doubt(outputs, expected) if text is None else not in_double(expected):
+            # What is picked by comparing values, the best boxes for example, may be others after rounding.
+            exactly = difference_in_double(slim, masked, self.args, self.kwargs)
+            text = text if exactly is None else exactly or None
+        if text is None and not tell(expected):
+            text = self._compare_layers(slim, masked)
         return None if text is None else Failure(text)
 
-    def _in_doubt(self, text: str | None, both: Both, slim: Maker, masked: Maker, of: Compared) -> str | None:
-        """What differs after all; what is picked by comparing values, the best boxes, may be others after rounding."""
-        if in_doubt(*both) if text is None else not in_double(both[1]):
-            exactly = difference_in_double(slim, masked, self.args, self.kwargs, of)
-            return text if exactly is None else exactly or None
-        return text
+    def _compare_layers(self, slim: Maker, masked: Maker) -> str | None:
+        """What differs in the layers of both models, where what they return tells nothing."""
+        both = of_layers(slim, masked, self.args, self.kwargs)
+        if not any(t.numel() for t in both[1]):
+            return _UNTOLD
+        text = difference(*both)
+        if text is None and not in_doubt(*both):
+            return None
+        if not in_double(both[1]):
+            exactly = difference_in_double(slim, masked, self.args, self.kwargs, of_stable_layers)
+            if exactly is not None:
+                return exactly or None
+        return None if text is None else difference(*of_stable_layers(slim, masked, self.args, self.kwargs))
 
     def _unstable(self, masked: Maker, expected: list[torch.Tensor]) -> bool:
         """Whether other random numbers, or rounding that batch norm over few values blows up, change these outputs."""
