@@ -27,10 +27,11 @@ test-all: $(STAMP)  ## every test
 test-random: $(STAMP)  ## the oracle on 10,000 random networks, others every time (part of test-all)
 	$(PYTEST) -m slow tests/graph/test_rules_random_networks.py
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, mypy, and imports that point downwards
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: $(STAMP)  ## let ruff fix and format the code
 	$(BIN)/ruff check --fix .

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from yolo_sized import YoloSized
 
 import channelwise as cw
-from channelwise.budget import solve_budget
+from channelwise.select.budget import solve_budget
 from pytorch_nndct import IterativePruningRunner
 
 try:

@@ -13,11 +13,11 @@ import torchvision
 from torch import nn
 
 import channelwise as cw
+from channelwise.evaluate.evaluation import CandidateJob
 from channelwise.execution import Executor, Task
 from channelwise.execution.devices import usable_cores
 from channelwise.execution.inprocess import InProcess
 from channelwise.execution.workers import WorkerPool
-from channelwise.methods.evaluation import CandidateJob
 
 CPU = torch.device("cpu")
 GOAL = 1.7

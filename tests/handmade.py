@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from channelwise.graph.structure import Group, MacTerm, Role, Size, Slots, Structure, TensorInfo
+from channelwise.structure import Group, MacTerm, Role, Size, Slots, Structure, TensorInfo
 
 
 def slots(tensor: str, axis: int, index: object, role: Role) -> Slots:

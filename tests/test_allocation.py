@@ -11,11 +11,11 @@ from handmade import chain, random_tensors
 from torch import nn
 
 import channelwise as cw
-from channelwise.allocation import global_counts
 from channelwise.cost import cost_model, macs, params
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
-from channelwise.selection import choose, select
-from channelwise.widths import allowed_widths
+from channelwise.select.allocation import global_counts
+from channelwise.select.choice import choose, select
+from channelwise.select.widths import allowed_widths
 
 NET = chain([16, 32, 24])
 WIDE = chain([64, 128, 96])

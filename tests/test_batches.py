@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from channelwise.batches import batches_of, check_loader, evaluating, forward, moved
 from channelwise.errors import InvalidArgumentError
+from channelwise.inputs.batches import batches_of, check_loader, evaluating, forward, moved
 
 
 class Two(nn.Module):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from handmade import chain
 
-from channelwise import budget
-from channelwise.budget import counts_for_sparsity, reachable, solve_budget
 from channelwise.cost import cost_model, macs, params
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
-from channelwise.widths import allowed_widths
+from channelwise.select import budget
+from channelwise.select.budget import counts_for_sparsity, reachable, solve_budget
+from channelwise.select.widths import allowed_widths
 
 WIDE = chain([64, 64, 128, 128, 256, 256, 512, 96, 48, 40])
 

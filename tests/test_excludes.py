@@ -7,8 +7,8 @@ from handmade import chain, single, slots
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.excludes import match_excludes
-from channelwise.graph.structure import Group, TensorInfo
+from channelwise.select.excludes import match_excludes
+from channelwise.structure import Group, TensorInfo
 
 
 class Block(nn.Sequential):

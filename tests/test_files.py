@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from channelwise import files
 from channelwise.errors import ResultsFileError
-from channelwise.files import Journal, LockOwner, Record, locked, read_json, write_json, write_text
+from channelwise.io import files
+from channelwise.io.files import Journal, LockOwner, Record, locked, read_json, write_json, write_text
 
 
 class Thing(Record):
@@ -111,7 +111,7 @@ def test_line_that_is_no_record_is_named(journal: Journal, line: str) -> None:
 
 def test_append_to_a_full_disk_leaves_the_journal_as_it_was(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     before = journal.path.read_bytes()
-    monkeypatch.setattr("channelwise.files.SYNC_SECONDS", -1.0)
+    monkeypatch.setattr("channelwise.io.files.SYNC_SECONDS", -1.0)
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(ResultsFileError, match="No space left"):
         journal.append({"line": 4})

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError, UnsupportedModelError
-from channelwise.modelcheck import check_model
+from channelwise.inputs.check import check_model
 
 
 def network() -> nn.Sequential:

@@ -4,8 +4,8 @@ import numpy as np
 from handmade import chain
 
 from channelwise.cost import cost_model
-from channelwise.repair import repair
-from channelwise.widths import allowed_widths
+from channelwise.select.single_steps import repair
+from channelwise.select.widths import allowed_widths
 
 
 def test_the_start_is_kept_when_it_meets_the_target():

@@ -11,8 +11,9 @@ from torch import nn
 
 from channelwise.cost import macs, params
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
-from channelwise.graph.structure import Group, TensorInfo
-from channelwise.selection import Selection, choose, dead_channels, select
+from channelwise.select.choice import choose, dead_channels, select
+from channelwise.selection import Selection
+from channelwise.structure import Group, TensorInfo
 
 NET = chain([16, 32, 24])
 TENSORS = random_tensors(NET)

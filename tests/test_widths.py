@@ -5,8 +5,8 @@ import pytest
 from handmade import chain, slots
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Group
-from channelwise.widths import allowed_widths, channel_step
+from channelwise.select.widths import allowed_widths, channel_step
+from channelwise.structure import Group
 
 
 def ladder(widths, group=0):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "trace": "channelwise.channel_graph",
-    "ChannelGraph": "channelwise.channel_graph",
+    "trace": "channelwise.api",
+    "ChannelGraph": "channelwise.api",
     "Selection": "channelwise.selection",
     "save": "channelwise.surgery",
     "load": "channelwise.surgery",
@@ -41,7 +41,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from channelwise import ranking, recovery, search
-    from channelwise.channel_graph import ChannelGraph, trace
+    from channelwise.api import ChannelGraph, trace
     from channelwise.methods import IterativePruningRunner, OFAPruner, OneStepPruningRunner
     from channelwise.methods.ofa import sandwich
     from channelwise.selection import Selection

@@ -9,7 +9,7 @@ from handmade import chain
 from channelwise.cost import cost_model, macs, params
 from channelwise.cost import model as module
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import MacTerm, Size, Structure
+from channelwise.structure import MacTerm, Size, Structure
 
 COUNTS = {"net.0.conv": 5, "net.1.conv": 7, "net.2.conv": 2}
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from channelwise.graph.tracer import trace_passes
 from channelwise.testing import check_oracle
+from channelwise.tracing.tracer import trace_passes
 
 
 class Products(nn.Module):

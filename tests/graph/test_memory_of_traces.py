@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import channelwise
-from channelwise.graph.channels import components, condense
-from channelwise.graph.connections import components_of, spanning_forest
-from channelwise.graph.context import TraceContext
-from channelwise.graph.labels import LabelSpace, along
 from channelwise.testing import check_oracle
+from channelwise.tracing.connections import components_of, spanning_forest
+from channelwise.tracing.context import TraceContext
+from channelwise.tracing.labels import LabelSpace, along
 from tests.graph.networks.composites import WantsTargets
 from tests.graph.networks.layers import conv_bn
 
@@ -44,7 +43,7 @@ def test_many_pairs_are_recorded_as_a_forest_and_mean_the_same() -> None:
     space = LabelSpace(count=300)
     space.join(rows, columns)
     assert sum(a.size for a, _ in space.pairs) == 199
-    channel = components(space)
+    channel = space.components()
     assert np.unique(channel[:200]).size == 1
     assert np.unique(channel).size == 101
 
@@ -54,14 +53,14 @@ def test_condensing_changes_no_channel_and_later_joins_count() -> None:
     random = np.random.default_rng(0)
     for _ in range(8):
         space.join(*random.integers(0, 40, (2, 5)))
-    before = components(space).copy()
+    before = space.components().copy()
     all_of_them = space.all_pairs()
-    condense(space)
+    space.condense()
     assert sum(a.size for a, _ in space.pairs) == 50 - np.unique(before).size
-    assert same_partition(before, components(space))
+    assert same_partition(before, space.components())
     space.join(np.array([48]), np.array([49]))
     added = [np.append(labels, one) for labels, one in zip(all_of_them, (48, 49), strict=True)]
-    assert same_partition(components_of((added[0], added[1]), 50), components(space))
+    assert same_partition(components_of((added[0], added[1]), 50), space.components())
 
 
 def test_labels_of_tensors_that_are_gone_are_forgotten() -> None:

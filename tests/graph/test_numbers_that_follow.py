@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import channelwise as cw
-from channelwise.graph.numbers import candidates
-from channelwise.graph.structure import Structure
+from channelwise.structure import Structure
 from channelwise.surgery import sparse_state_dict
+from channelwise.tracing.code.numbers import candidates
 from tests.graph.expectations import check_network
 from tests.graph.networks import NETWORKS, Network, of_family
 from tests.graph.networks.numbers import (

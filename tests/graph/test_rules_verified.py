@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import channelwise as cw
-from channelwise.graph.verification.comparing import gap
-from channelwise.graph.verification.layers import of_layers, of_stable_layers
 from channelwise.testing import prunable_share
+from channelwise.verify.comparing import gap
+from channelwise.verify.layers import of_layers, of_stable_layers
 from tests.graph.expectations import check_network
 from tests.graph.networks import Network, of_family
 

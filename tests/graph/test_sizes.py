@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import channelwise
 from channelwise.errors import ChannelwiseError
-from channelwise.graph.sizes import WatchedSize
+from channelwise.tracing.code.sizes import WatchedSize
 
 ALL = {0, 1, 2, 3}
 
@@ -105,7 +105,7 @@ def test_sizes_without_channels_need_no_verification(read: Callable[[Tensor], An
 
     model, x = Reads(read), torch.randn(2, 3, 6, 5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("channelwise.channel_graph.slim_model", refuse)
+        patch.setattr("channelwise.api.slim_model", refuse)
         graph = channelwise.trace(model, x)
     assert [group.name for group in graph.groups] == ["stem", "hidden"]
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from channelwise.graph.channels import build
-from channelwise.graph.tracer import trace_passes
-from channelwise.graph.verification.questions import Use, asked_of, uses_of
+from channelwise.solve.build import build
+from channelwise.tracing.tracer import trace_passes
+from channelwise.verify.questions import Use, asked_of, uses_of
 
 CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Use]] = {
     "some of the channels": (lambda x, y: torch.cat([x[:, 4:], x[:, :4]], 1), Use.PICKED),

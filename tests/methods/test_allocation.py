@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from channelwise.graph.structure import Group, Structure
 from channelwise.methods.allocation import Curve, larger_is_better, loss_curves, severity_profile
 from channelwise.methods.sensitivity import Sensitivity
+from channelwise.structure import Group, Structure
 
 LEVELS = np.arange(1, 10) / 10
 STRUCTURE = Structure({}, {}, (Group("robust", 100, ()), Group("fragile", 100, ())), (), ())

@@ -10,7 +10,7 @@ import pytest
 from handmade import chain
 
 from channelwise.errors import ResultsFileError
-from channelwise.methods.kept import pack, unpack
+from channelwise.evaluate.kept import pack, unpack
 from channelwise.selection import Selection
 
 STRUCTURE = chain((16, 9, 24))

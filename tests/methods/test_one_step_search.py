@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from channelwise.errors import EvaluationError
-from channelwise.methods import IterativePruningRunner, OneStepPruningRunner, one_step
+from channelwise.methods import IterativePruningRunner, OneStepPruningRunner
+from channelwise.methods.one_step import runner as one_step
 from channelwise.methods.searching import FAILURES
 from channelwise.search import Trial, get
 from tests.methods.searched import IMAGES, INPUTS, LOADER, Logged, nearness, score_of, wide, widths

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import channelwise as cw
-from channelwise.methods.calibration import Calibration
-from channelwise.methods.candidates import Candidates
-from channelwise.methods.priors import priors
+from channelwise.evaluate.calibration import Calibration
+from channelwise.methods.one_step.candidates import Candidates
+from channelwise.methods.one_step.priors import priors
 from channelwise.methods.sensitivity import Sensitivity, kept_counts
 from tests.methods.searched import INPUTS, LOADER, wide
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from channelwise.errors import EvaluationError
-from channelwise.methods.scores import as_score
+from channelwise.evaluate.scores import as_score
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 
 from channelwise import trace
 from channelwise.errors import ResultsFileError
-from channelwise.files import Journal
-from channelwise.graph.structure import Structure
+from channelwise.io.files import Journal
 from channelwise.methods.sensitivity import Evaluation, Plan, SensitivityFile, kept_counts
+from channelwise.structure import Structure
 from tests.methods.small import INPUTS, evaluations, net
 
 PLAN = Plan(excluded=[], weights="0")

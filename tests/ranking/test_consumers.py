@@ -9,8 +9,8 @@ from handmade import random_tensors, single, slots
 from torch import nn
 
 import channelwise as cw
-from channelwise.graph.structure import Group, TensorInfo
 from channelwise.ranking import Weights, scores
+from channelwise.structure import Group, TensorInfo
 
 
 def conv(name, *shape, blocks=1, is_parameter=True):

@@ -6,8 +6,8 @@ import torch
 from handmade import chain, random_tensors, single, slots
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Group, TensorInfo
 from channelwise.ranking import Random, Weights, scores
+from channelwise.structure import Group, TensorInfo
 
 
 def conv(name, *shape, blocks=1, is_parameter=True):

@@ -13,6 +13,7 @@ from torch import nn
 import channelwise as cw
 from channelwise.errors import EvaluationError, InvalidArgumentError
 from channelwise.ranking import Fisher, Taylor, bind, scores
+from channelwise.select.choice import choose, select
 
 IMAGES = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.randint(0, 5, (12,), generator=torch.Generator().manual_seed(2))
@@ -358,9 +359,9 @@ def test_without_the_model_there_is_an_error_that_says_how_to_give_it():
     _, graph = traced(Residual)
     ranking = Taylor(F.cross_entropy, LOADER)
     with pytest.raises(InvalidArgumentError, match=r"graph\.select"):
-        cw.selection.select(graph.structure, graph.tensors(), macs=0.5, ranking=ranking)
+        select(graph.structure, graph.tensors(), macs=0.5, ranking=ranking)
     with pytest.raises(InvalidArgumentError, match="bind"):
-        cw.selection.choose(graph.structure, graph.tensors(), {graph.groups[0].name: 1}, ranking)
+        choose(graph.structure, graph.tensors(), {graph.groups[0].name: 1}, ranking)
 
 
 def test_scores_of_another_model_are_refused():

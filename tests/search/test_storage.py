@@ -19,7 +19,7 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
-from channelwise.files import LockOwner, this_process
+from channelwise.io.files import LockOwner, this_process
 from channelwise.search import Candidate, latest, open_study, read_searches
 from channelwise.search import storage as storage_module
 from tests.search.searches import climb, space

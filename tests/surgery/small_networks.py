@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from channelwise.graph.structure import Group, ModuleSizes, Size, Slots, Structure, TensorInfo
 from channelwise.selection import Selection
+from channelwise.structure import Group, ModuleSizes, Size, Slots, Structure, TensorInfo
 
 Entry = tuple[str, int, object]
 """Tensor, axis, and slots by channel: (channels,) or (channels, multiplicity)."""

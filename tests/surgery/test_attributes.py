@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from channelwise.graph.structure import ModuleSizes, Size, Structure
+from channelwise.structure import ModuleSizes, Size, Structure
 from channelwise.surgery import fixer
 from channelwise.surgery.attributes import _registry
 from channelwise.surgery.slim import slim_model

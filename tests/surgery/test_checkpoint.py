@@ -18,7 +18,7 @@ from torch import nn
 
 import channelwise as cw
 from channelwise.errors import InvalidArgumentError, ResultsFileError, UnsupportedModelError
-from channelwise.graph.structure import ModuleSizes, Size
+from channelwise.structure import ModuleSizes, Size
 from channelwise.surgery.checkpoint import load, save
 from channelwise.surgery.slim import slim_model
 from tests.surgery.small_networks import (

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import channelwise as cw
-from channelwise.channel_graph import ChannelGraph
+from channelwise.api import ChannelGraph
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module
 from channelwise.surgery.slicing import cut_tensors, removed_mask

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import TensorInfo
+from channelwise.structure import TensorInfo
 from channelwise.surgery.slicing import Cut, cut_tensors, removed_mask, scatter, slim_state_dict, take
 from channelwise.surgery.slim import slim_model, sparse_state_dict
 from channelwise.surgery.sparse import masked_model

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Structure
+from channelwise.structure import Structure
 from channelwise.surgery.slim import attach_sparse_state_dict, slim_model
 from channelwise.surgery.sparse import masked_model, sparse_model
 from tests.surgery.small_networks import (

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Structure
 from channelwise.selection import Selection
+from channelwise.structure import Structure
 from channelwise.surgery.slicing import cut_tensors, named_tensors, removed_mask
 from channelwise.surgery.slim import slim_model, sparse_state_dict
 from channelwise.surgery.sparse import SparseGuard, masked_model, sparse_model

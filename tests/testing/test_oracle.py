@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from channelwise import channel_graph
+from channelwise import api
 from channelwise.testing import check_oracle, oracle
 
 
@@ -17,7 +17,7 @@ def test_wrong_pruning_shows_at_the_end_of_a_deep_network(monkeypatch: pytest.Mo
     layers: list[nn.Module] = []
     for i in range(24):
         layers += [nn.Conv2d(8 if i else 3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.SiLU()]
-    slim = channel_graph.slim_model
+    slim = api.slim_model
 
     def swapped(*args: Any, **kwargs: Any) -> nn.Module:
         model = slim(*args, **kwargs)
@@ -27,7 +27,7 @@ def test_wrong_pruning_shows_at_the_end_of_a_deep_network(monkeypatch: pytest.Mo
 
     network, images = nn.Sequential(*layers), torch.randn(2, 3, 16, 16)
     check_oracle(network, images)
-    monkeypatch.setattr(channel_graph, "slim_model", swapped)
+    monkeypatch.setattr(api, "slim_model", swapped)
     monkeypatch.setattr(oracle._Check, "same_outputs_in_training", lambda *_: True)
     with pytest.raises(AssertionError, match="in eval mode"):
         check_oracle(network, images)
@@ -56,7 +56,7 @@ def test_a_network_whose_work_depends_on_what_it_sees_may_return_another_number_
 
 def test_wrong_pruning_shows_behind_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8), nn.Conv2d(8, 4, 1))
-    slim = channel_graph.slim_model
+    slim = api.slim_model
 
     def swapped(*args: Any, **kwargs: Any) -> nn.Module:
         model = slim(*args, **kwargs)
@@ -66,7 +66,7 @@ def test_wrong_pruning_shows_behind_norms(monkeypatch: pytest.MonkeyPatch) -> No
 
     images = torch.randn(2, 3, 8, 8)
     assert check_oracle(network, images).changed > 0
-    monkeypatch.setattr(channel_graph, "slim_model", swapped)
+    monkeypatch.setattr(api, "slim_model", swapped)
     with pytest.raises(AssertionError, match="in eval mode"):
         check_oracle(network, images)
 
@@ -83,7 +83,7 @@ class Displacement(nn.Module):
 
 
 def _scaled_by(factor: float) -> Callable[..., nn.Module]:
-    slim = channel_graph.slim_model
+    slim = api.slim_model
 
     def scaled(*args: Any, **kwargs: Any) -> nn.Module:
         model = slim(*args, **kwargs)
@@ -97,7 +97,7 @@ def _scaled_by(factor: float) -> Callable[..., nn.Module]:
 def test_rounding_that_a_difference_of_large_numbers_blows_up_is_no_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network, images = Displacement(), torch.randn(2, 3, 48, 48)
-    monkeypatch.setattr(channel_graph, "slim_model", _scaled_by(1 + 4e-6))
+    monkeypatch.setattr(api, "slim_model", _scaled_by(1 + 4e-6))
     monkeypatch.setattr(oracle._Check, "state_dicts", lambda *_: None)
     assert check_oracle(network, images, dtype=torch.float32).error > oracle.TOLERANCE[torch.float32]
 
@@ -105,7 +105,7 @@ def test_rounding_that_a_difference_of_large_numbers_blows_up_is_no_mismatch(mon
 def test_more_than_what_rounding_changes_is_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network, images = Displacement(), torch.randn(2, 3, 48, 48)
-    monkeypatch.setattr(channel_graph, "slim_model", _scaled_by(1.002))
+    monkeypatch.setattr(api, "slim_model", _scaled_by(1.002))
     with pytest.raises(AssertionError, match="in eval mode"):
         check_oracle(network, images, dtype=torch.float32)
 

@@ -37,7 +37,7 @@ def inspect(
 ) -> None:
     """What can be pruned of a model, what must stay, why, and what to do about it."""
     # Imported here so that --help does not wait for torch.
-    from channelwise.channel_graph import trace
+    from channelwise.api import trace
     from channelwise.cli.models import build_model, parse_input
     from channelwise.errors import ChannelwiseError
     from channelwise.report.inspection import inspection

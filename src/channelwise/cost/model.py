@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Size, Structure
+from channelwise.structure import Size, Structure
 
 Array = np.ndarray
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from channelwise.graph.structure import Structure
 from channelwise.methods.sensitivity import Sensitivity
+from channelwise.structure import Structure
 
 # Prefers even sparsities where the measured losses make no difference, as a share of the median loss.
 EVENNESS = 1e-3

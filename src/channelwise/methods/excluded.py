@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from channelwise.channel_graph import ChannelGraph
+from channelwise.api import ChannelGraph
 from channelwise.errors import NothingToPruneError
-from channelwise.excludes import match_excludes
-from channelwise.methods.analysis import grouped_convolution_groups
 from channelwise.methods.arguments import listed, plural
+from channelwise.select.excludes import match_excludes
+from channelwise.structure import Group, Structure
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def excluded_groups(graph: ChannelGraph, excludes: Any, *, with_group_conv: bool
     structure = graph.structure
     excluded = match_excludes(structure, excludes, graph.model)
     if not with_group_conv:
-        grouped = set(grouped_convolution_groups(structure)) - excluded
+        grouped = set(_grouped_convolution_groups(structure)) - excluded
         if grouped:
             log.info(
                 "%s left alone because of grouped convolutions (with_group_conv=True includes them): %s.",
@@ -36,3 +36,21 @@ def excluded_groups(graph: ChannelGraph, excludes: Any, *, with_group_conv: bool
             + (f"all {len(excluded)} are excluded." if excluded else "all channels are frozen, see graph.frozen.")
         )
     return excluded
+
+
+def _grouped_convolution_groups(structure: Structure) -> list[str]:
+    """Names of the channel groups that pass through grouped convolutions, depthwise ones not counted."""
+    return [group.name for group in structure.groups if _through_grouped_convolution(group, structure)]
+
+
+def _through_grouped_convolution(group: Group, structure: Structure) -> bool:
+    for slots in group.slots:
+        info = structure.tensors[slots.tensor]
+        if info.blocks == 1:
+            continue
+        # Axis 0 counts input channels in transposed convolutions, output channels in the others.
+        transposed = (slots.axis == 0) == (slots.role == "input")
+        inputs_per_block = info.shape[0] // info.blocks if transposed else info.shape[1]
+        if inputs_per_block > 1:
+            return True
+    return False

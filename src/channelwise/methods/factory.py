@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.methods.iterative import IterativePruningRunner
-from channelwise.methods.one_step import OneStepPruningRunner
+from channelwise.methods.iterative.runner import IterativePruningRunner
+from channelwise.methods.one_step.runner import OneStepPruningRunner
 
 _RUNNERS = {"iterative": IterativePruningRunner, "one_step": OneStepPruningRunner}
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from channelwise.errors import ResultsFileError
-from channelwise.files import Journal, Record, first_problem, writing
-from channelwise.graph.structure import Structure
-from channelwise.selection import counts_for_sparsity
+from channelwise.io.files import Journal, Record, first_problem, writing
+from channelwise.select.budget import counts_for_sparsity
+from channelwise.structure import Structure
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from pydantic import BaseModel
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
-from channelwise.files import Record, read_json, write_json, writing
-from channelwise.graph.structure import Structure
+from channelwise.io.files import Record, read_json, write_json, writing
 from channelwise.report import Summary
 from channelwise.selection import Selection
+from channelwise.structure import Structure
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Group
 from channelwise.ranking.registry import register
 from channelwise.ranking.weights import Weights
+from channelwise.structure import Group
 
 
 @register("bn_scale")

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from channelwise.graph.structure import Group
 from channelwise.ranking.registry import register
 from channelwise.ranking.weights import Weights
+from channelwise.structure import Group
 
 
 @register("consumer_l2")

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from channelwise.batches import batches_of, check_loader, forward, moved
 from channelwise.errors import ChannelwiseError, EvaluationError, InvalidArgumentError
-from channelwise.graph.recording import named_tensors
-from channelwise.graph.structure import Group, Slots, Structure
-from channelwise.graph.tracer import undisturbed_randomness
-from channelwise.modelcheck import model_device, unwrap
+from channelwise.inputs.batches import batches_of, check_loader, forward, moved
+from channelwise.inputs.check import model_device, unwrap
 from channelwise.progress import progress
 from channelwise.ranking.consumers import consumer_l2
 from channelwise.ranking.microbatches import micro_batches
 from channelwise.ranking.weights import Weights, fingerprint
+from channelwise.structure import Group, Slots, Structure
 from channelwise.surgery.clone import clone_module
+from channelwise.tracing.recording import named_tensors
+from channelwise.tracing.tracer import undisturbed_randomness
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class GateGradients(ABC):
         loss: called with the model's outputs and with what follows the inputs in a batch: ``loss(outputs, targets)``
             for batches (inputs, targets), ``loss(outputs)`` for batches without labels, ``loss(outputs, batch)`` for
             batches that are dicts. Returns a tensor of one element, a mean over the samples.
-        loader: a DataLoader or another iterable of batches, see `channelwise.batches`.
+        loader: a DataLoader or another iterable of batches, see `channelwise.inputs.batches`.
         batches: how many of its batches are looked at; default: all.
         micro_batch: batches are taken in parts of so many samples, which bounds the memory, and over which the
             statistic is taken: smaller parts tell more of how samples differ, and take longer. None: whole batches.

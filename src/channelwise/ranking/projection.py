@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from channelwise.batches import tensors_in
 from channelwise.errors import InvalidArgumentError
+from channelwise.inputs.batches import tensors_in
 
 
 class RandomProjection:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Group, Slots, Structure
 from channelwise.ranking.norms import l2
 from channelwise.ranking.weights import Weights
 from channelwise.statistics.grams import Grams, LayerGram, gather
 from channelwise.statistics.moments import damped_factor
+from channelwise.structure import Group, Slots, Structure
 
 RIDGE = 1e-3
 STEPS = 128
@@ -32,7 +32,7 @@ class Reconstruction:
     of weights. Scores may be compared between groups.
 
     Arguments:
-        loader: calibration images, see `channelwise.batches`; no labels are needed. None if ``grams`` is given.
+        loader: calibration images, see `channelwise.inputs.batches`; no labels are needed. None if ``grams`` is given.
         grams: what `channelwise.statistics.gather` returned for the same model, to save the pass over the images.
     """
 

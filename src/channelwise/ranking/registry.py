@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Group, Structure
+from channelwise.structure import Group, Structure
 
 Criterion = Callable[[Group, Mapping[str, torch.Tensor]], Any]
 """Takes a group and the model's tensors by name; returns one score a channel, larger = more important."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Group, Slots, Structure, TensorInfo
+from channelwise.structure import Group, Slots, Structure, TensorInfo
 
 
 class Weights(Mapping[str, torch.Tensor]):

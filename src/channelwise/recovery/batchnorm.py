@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from channelwise.batches import ForwardFn, batches_of, check_loader, evaluating, forward
 from channelwise.errors import EvaluationError, InvalidArgumentError
-from channelwise.modelcheck import unwrap
+from channelwise.inputs.batches import ForwardFn, batches_of, check_loader, evaluating, forward
+from channelwise.inputs.check import unwrap
 
 log = logging.getLogger(__name__)
 

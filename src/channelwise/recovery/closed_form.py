@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from channelwise.graph.recording import named_tensors
-from channelwise.graph.structure import Structure
 from channelwise.recovery.least_squares import RIDGE, improved
 from channelwise.recovery.own import own_parameters
 from channelwise.recovery.places import places, slim_product
 from channelwise.selection import Selection
 from channelwise.statistics.grams import Grams, LayerGram
+from channelwise.structure import Structure
 from channelwise.surgery.slicing import Cut, cut_tensors
+from channelwise.tracing.recording import named_tensors
 
 
 def compensate_from_grams(

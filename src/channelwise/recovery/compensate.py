@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from channelwise.batches import batches_of, forward
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.recording import named_tensors
+from channelwise.inputs.batches import batches_of, forward
 from channelwise.recovery.batchnorm import Pool, tracks_statistics, write_statistics
 from channelwise.recovery.least_squares import RIDGE, improved
 from channelwise.recovery.lockstep import Pass
@@ -27,9 +26,10 @@ from channelwise.statistics.moments import Moments
 from channelwise.statistics.products import Product, ProductWatch, batch_norm_call
 from channelwise.surgery.clone import clone_module
 from channelwise.surgery.slicing import Cut, cut_tensors
+from channelwise.tracing.recording import named_tensors
 
 if TYPE_CHECKING:
-    from channelwise.channel_graph import ChannelGraph
+    from channelwise.api import ChannelGraph
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def compensate(
 
     Arguments:
         slim: made by ``graph.slim(selection)``; changed in place and returned. ``graph.model`` is not touched.
-        loader: calibration images, see `channelwise.batches`; a thousand are a good number. No labels are needed.
+        loader: calibration images, see `channelwise.inputs.batches`; a thousand is a good number, without labels.
         positions: how many output positions of a sample are looked at, chosen at random.
         ridge: pull towards the weights as they are, relative to the mean power of a layer's inputs.
         memory: bytes that activations may take; by default half of what is free on the device. Later batches that do

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from channelwise.batches import evaluating, forward
 from channelwise.errors import InvalidArgumentError
-from channelwise.modelcheck import unwrap
+from channelwise.inputs.batches import evaluating, forward
+from channelwise.inputs.check import unwrap
 
 Loss = Callable[[Any, Any], Tensor]
 

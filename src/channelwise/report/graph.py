@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from channelwise import cost
-from channelwise.graph.structure import Structure
 from channelwise.report.inspection import ADVICE, frozen_outputs, group_layers, group_remarks
+from channelwise.structure import Structure
 
 _WIDTH = 140
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from channelwise import cost
-from channelwise.graph.structure import Cause, Group, Reason, Structure, owner
+from channelwise.structure import Cause, Group, Reason, Structure, owner
 
 ADVICE = {
     Cause.OUTPUT: "what the network returns keeps its size; cut a head off before tracing if you replace it.",

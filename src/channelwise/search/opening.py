@@ -23,7 +23,7 @@ from channelwise.search.space import Space
 from channelwise.search.storage import Storage, back_up, opened
 from channelwise.search.stored import check_network
 from channelwise.search.study import Describe, Prior, SearchStudy
-from channelwise.widths import check_count
+from channelwise.select.widths import check_count
 
 log = logging.getLogger(__name__)
 

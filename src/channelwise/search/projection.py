@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from channelwise.repair import repair
-from channelwise.widths import Widths
+from channelwise.select.single_steps import repair
+from channelwise.select.widths import Widths
 
 NEAR = 0.005
 """What is promised, as a share of the target; where the widths are too coarse for it, the nearest counts are found."""

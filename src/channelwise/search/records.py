@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
 from channelwise.errors import ResultsFileError
-from channelwise.files import LockOwner, Record, first_problem
+from channelwise.io.files import LockOwner, Record, first_problem
 from channelwise.search.results import Direction, Key, State, Trial
 
 VERSION = 1

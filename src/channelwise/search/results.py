@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.files import LockOwner
+from channelwise.io.files import LockOwner
 
 State = Literal["running", "complete", "failed"]
 Direction = Literal["maximize", "minimize"]

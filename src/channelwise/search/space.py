@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from channelwise.budget import TOLERANCE, check_share
 from channelwise.cost import cost_model
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
-from channelwise.graph.structure import Structure, unknown_group
 from channelwise.search.projection import NEAR, Projection
-from channelwise.widths import Widths
+from channelwise.select.budget import TOLERANCE, check_share
+from channelwise.select.widths import Widths
+from channelwise.structure import Structure, unknown_group
 
 Cost = Callable[[np.ndarray], np.ndarray]
 """Costs of many count vectors at once: (batch, groups) to (batch,). Larger counts must not cost less."""

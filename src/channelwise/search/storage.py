@@ -22,7 +22,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
-from channelwise.files import SYNC_SECONDS, locked, writing
+from channelwise.io.files import SYNC_SECONDS, locked, writing
 from channelwise.search.records import UnusableFileError
 from channelwise.search.sampler import quiet_optuna
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from channelwise.errors import ResultsFileError
-from channelwise.graph.structure import Structure
 from channelwise.search.records import UnusableFileError, read_header, read_trial
 from channelwise.search.results import Key, SearchResults
 from channelwise.search.storage import Storage, opened
+from channelwise.structure import Structure
 
 
 def check_network(storage: Storage, key: Key) -> None:

@@ -14,13 +14,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.files import has_ended, this_process
+from channelwise.io.files import has_ended, this_process
 from channelwise.search.records import new_trial, read_trial
 from channelwise.search.results import Key, SearchResults, State, Trial
 from channelwise.search.space import Space
 from channelwise.search.storage import Storage
 from channelwise.search.strategies import Known, Request, Strategy
-from channelwise.widths import is_number
+from channelwise.select.widths import is_number
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from channelwise.batches import batches_of, forward
-from channelwise.graph.recording import named_tensors
-from channelwise.graph.structure import Structure
+from channelwise.inputs.batches import batches_of, forward
 from channelwise.statistics.memory import free_bytes
 from channelwise.statistics.moments import Moments, accumulator
 from channelwise.statistics.products import Product, ProductWatch, batch_norm_call
+from channelwise.structure import Structure
 from channelwise.surgery.clone import clone_module
+from channelwise.tracing.recording import named_tensors
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def gather(
     calls them; other weights that read channels are named in ``skipped``.
 
     Arguments:
-        loader: calibration images, see `channelwise.batches`.
+        loader: calibration images, see `channelwise.inputs.batches`.
         positions: how many output positions of a sample are looked at, chosen at random.
         memory: bytes that the matrices may take; by default half of what is free. On CUDA what does not fit is
             gathered in further passes and kept in host memory; on the host the largest layers are skipped.

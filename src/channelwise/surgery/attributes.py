@@ -13,10 +13,10 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from channelwise.graph.numbers import number_of, with_numbers
-from channelwise.graph.structure import Size, Structure
-from channelwise.graph.ways import readers
+from channelwise.structure import Size, Structure
 from channelwise.surgery.slicing import NUMBERS
+from channelwise.tracing.code.numbers import number_of, with_numbers
+from channelwise.tracing.code.other_ways import readers
 
 Shape = tuple[int, ...]
 

@@ -18,14 +18,14 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError, UnsupportedModelError
-from channelwise.files import Record, first_problem, sync_folder, writing
-from channelwise.graph.structure import Structure
-from channelwise.graph.ways import readers
-from channelwise.modelcheck import describe
+from channelwise.inputs.check import describe
+from channelwise.io.files import Record, first_problem, sync_folder, writing
+from channelwise.structure import Structure
 from channelwise.surgery.attributes import fixer_of, followed_numbers
 from channelwise.surgery.counts import counts_from_shapes
 from channelwise.surgery.install import check_sizes, install
 from channelwise.surgery.slicing import NUMBERS, named_tensors
+from channelwise.tracing.code.other_ways import readers
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Structure
+from channelwise.structure import Structure
 
 
 def counts_from_shapes(structure: Structure, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.numbers import number_of
-from channelwise.graph.structure import Structure
+from channelwise.structure import Structure
 from channelwise.surgery.attributes import fix_attributes, fixer_of, resized_modules, set_followed
 from channelwise.surgery.clone import stand_in
+from channelwise.tracing.code.numbers import number_of
 
 
 def install(

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from channelwise.graph.structure import Norm, Structure
-from channelwise.removed import removed_channels
+from channelwise.selection import Selection, removed_channels
+from channelwise.structure import Norm, Structure
 from channelwise.surgery.attributes import corrected_attributes, resized_calls, resized_modules
 from channelwise.surgery.clone import NORM, Companion
 from channelwise.surgery.slicing import Cuts, named_tensors
-
-if TYPE_CHECKING:
-    from channelwise.selection import Selection
 
 
 def count_only_kept(model: nn.Module, structure: Structure, selection: Selection, cuts: Cuts) -> None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Structure, TensorInfo
-from channelwise.removed import removed_channels
-
-if TYPE_CHECKING:
-    from channelwise.selection import Selection
+from channelwise.selection import Selection, removed_channels
+from channelwise.structure import Structure, TensorInfo
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Structure
+from channelwise.selection import Selection
+from channelwise.structure import Structure
 from channelwise.surgery.attributes import fix_attributes, resized_modules
 from channelwise.surgery.clone import Companion, clone_module, stand_in
 from channelwise.surgery.slicing import (
@@ -23,9 +24,6 @@ from channelwise.surgery.slicing import (
     take,
     tensors_of,
 )
-
-if TYPE_CHECKING:
-    from channelwise.selection import Selection
 
 
 def slim_model(

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Structure
+from channelwise.selection import Selection
+from channelwise.structure import Structure
 from channelwise.surgery.clone import GUARD, Companion, clone_module, stand_in
 from channelwise.surgery.norms import count_only_kept
 from channelwise.surgery.slicing import Cuts, cut_tensors, named_tensors, removed_mask, slim_state, tensors_of
-
-if TYPE_CHECKING:
-    from channelwise.selection import Selection
 
 Masks = Mapping[str, torch.Tensor]
 

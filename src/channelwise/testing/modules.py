@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from channelwise.graph.structure import Structure
+from channelwise.structure import Structure
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:

@@ -13,16 +13,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-import channelwise
-from channelwise.channel_graph import ChannelGraph
-from channelwise.example_inputs import number_of_samples
-from channelwise.graph.verification.chance import WithoutChance
-from channelwise.graph.verification.comparing import nudged, seed_generators
+from channelwise.api import ChannelGraph, trace
+from channelwise.inputs.example import number_of_samples
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module, masked_model, slim_state_dict, sparse_state_dict
 from channelwise.testing.modules import check_modules, prunable_share, randomise, settle_statistics
 from channelwise.testing.selections import only, random_selection, unbalanced_selection
 from channelwise.testing.values import arguments, cast, digest, distance, doubled, equal, shape_of, tensors
+from channelwise.verify.chance import WithoutChance
+from channelwise.verify.comparing import nudged, seed_generators
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
 UNTOLD = 1e-3
@@ -87,7 +86,7 @@ def check_oracle(
     settle_statistics(model, *_two_samples(args, named), seed)
     before = {name: digest(tensor) for name, tensor in model.state_dict().items()}
 
-    graph = channelwise.trace(model, args, kwargs=named)
+    graph = trace(model, args, kwargs=named)
     everything = select(graph) if select else random_selection(graph, share, seed)
     compared = {group.name for group in graph.groups if not group.slim_only}
     comparable = only(graph.structure, everything, compared)

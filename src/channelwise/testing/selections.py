@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from channelwise.channel_graph import ChannelGraph
-from channelwise.graph.structure import Structure
+from channelwise.api import ChannelGraph
 from channelwise.selection import Selection
+from channelwise.structure import Structure
 
 
 def random_selection(graph: ChannelGraph, share: float, seed: int) -> Selection:

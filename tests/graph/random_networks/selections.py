@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from channelwise import ChannelGraph, Selection
-from channelwise.graph.structure import Group
+from channelwise.structure import Group
 
 HOWS = ("share", "unbalanced", "one kept", "all but one", "some groups")
 

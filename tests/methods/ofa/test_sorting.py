@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import channelwise as cw
-from channelwise.graph.structure import Group, TensorInfo
 from channelwise.methods.ofa import OFAPruner
 from channelwise.methods.ofa.sorting import _columns_stray, importance_order, prefix, sorted_tensors
 from channelwise.ranking import Weights, bind, scores
+from channelwise.structure import Group, TensorInfo
 from channelwise.testing import randomise
 from channelwise.testing.values import distance
 from tests.methods.ofa.supernets import INPUTS, outputs, small

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from channelwise.channel_graph import ChannelGraph
+from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError, NothingToPruneError
-from channelwise.example_inputs import as_arguments, varied
-from channelwise.excludes import match_excludes
-from channelwise.graph.verification.comparing import difference, run_once
+from channelwise.inputs.example import as_arguments, varied
 from channelwise.methods.arguments import listed
 from channelwise.methods.ofa.choices import Choice, SearchSpace, width_choice
 from channelwise.methods.ofa.kernels import kernel_candidates
 from channelwise.methods.ofa.sorting import prefix
 from channelwise.methods.ofa.supernet import Supernet, build_supernet
 from channelwise.ranking import Criterion
+from channelwise.select.excludes import match_excludes
+from channelwise.select.widths import check_count, is_number
 from channelwise.selection import Selection
-from channelwise.widths import check_count, is_number
+from channelwise.verify.comparing import difference, run_once
 
 log = logging.getLogger(__name__)
 

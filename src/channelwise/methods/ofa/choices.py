@@ -14,9 +14,9 @@ import numpy as np
 
 from channelwise.cost import Products, cost_model
 from channelwise.errors import InvalidArgumentError
-from channelwise.files import Record
-from channelwise.graph.structure import Group, Structure
-from channelwise.widths import channel_step, part_count
+from channelwise.io.files import Record
+from channelwise.select.widths import channel_step, part_count
+from channelwise.structure import Group, Structure
 
 Setting = list[dict[str, Any]]
 """One entry per choice, plain JSON: what it is of, its candidates and the active one."""
@@ -157,7 +157,7 @@ class SearchSpace:
         return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
     def __str__(self) -> str:
-        from channelwise.report.space import space_table
+        from channelwise.methods.ofa.table import space_table
 
         return space_table(self)
 

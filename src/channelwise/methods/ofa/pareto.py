@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
-from channelwise.files import Record, read_json, write_json
+from channelwise.io.files import Record, read_json, write_json
 from channelwise.methods.ofa.choices import SearchSpace, Setting
 from channelwise.methods.ofa.evolution import FrontEvolution
 from channelwise.methods.ofa.window import WindowSpace, bucket_name, buckets

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from channelwise.graph.structure import Group, Structure, TensorInfo
 from channelwise.methods.ofa.active import Part
+from channelwise.structure import Group, Structure, TensorInfo
 
 
 @dataclass(frozen=True, eq=False)

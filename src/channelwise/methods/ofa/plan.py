@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from channelwise.graph.numbers import attribute_of, with_numbers
-from channelwise.graph.structure import Size, Structure, TensorInfo
 from channelwise.methods.ofa.choices import SearchSpace
 from channelwise.methods.ofa.layers import dynamic_class
 from channelwise.methods.ofa.parts import Kept, LateParts, Layout, layouts
+from channelwise.select.widths import part_count
+from channelwise.structure import Size, Structure, TensorInfo
 from channelwise.surgery.attributes import Kept as Sizes
 from channelwise.surgery.attributes import Shape, fixer_of, owned_tensors
 from channelwise.surgery.fixers import kernel_attributes
-from channelwise.widths import part_count
+from channelwise.tracing.code.numbers import attribute_of, with_numbers
 
 # Parts of a module with more choices than this are worked out when they are used: behind long concatenations.
 LATE = 4

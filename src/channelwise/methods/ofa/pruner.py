@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from channelwise.batches import ForwardFn
-from channelwise.channel_graph import trace
+from channelwise.api import trace
 from channelwise.errors import InvalidArgumentError
-from channelwise.files import write_json
+from channelwise.evaluate.evaluation import EvalFn
+from channelwise.inputs.batches import ForwardFn
+from channelwise.io.files import write_json
 from channelwise.methods.arguments import check_path
-from channelwise.methods.evaluation import EvalFn
 from channelwise.methods.ofa.building import checked_supernet, search_space
 from channelwise.methods.ofa.choices import SearchSpace, Setting, SpaceFile
 from channelwise.methods.ofa.pareto import Pareto, load_pareto, save_pareto

@@ -10,7 +10,7 @@ from torch import nn
 from channelwise.errors import InvalidArgumentError
 from channelwise.methods.ofa.choices import Setting
 from channelwise.methods.ofa.pruner import Mode, OFAPruner
-from channelwise.widths import is_number
+from channelwise.select.widths import is_number
 
 
 def sandwich(

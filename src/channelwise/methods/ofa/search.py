@@ -9,24 +9,24 @@ from typing import Any
 
 from torch import nn
 
-from channelwise.batches import ForwardFn
 from channelwise.errors import InvalidArgumentError
+from channelwise.evaluate.calibration import Calibration, has_batch_norm
+from channelwise.evaluate.evaluation import EvalFn, EvaluationJob
 from channelwise.execution import Executor
 from channelwise.execution.choice import choose_place
+from channelwise.inputs.batches import ForwardFn
+from channelwise.inputs.check import model_device
 from channelwise.methods.arguments import check_args, check_callable
-from channelwise.methods.calibration import Calibration, has_batch_norm
-from channelwise.methods.evaluation import EvalFn, EvaluationJob
 from channelwise.methods.ofa.evolution import FrontEvolution
 from channelwise.methods.ofa.pareto import Pareto, pareto
 from channelwise.methods.ofa.supernet import Supernet
 from channelwise.methods.ofa.window import WindowSpace
 from channelwise.methods.searching import SearchRun
-from channelwise.modelcheck import model_device
 from channelwise.ranking import fingerprint
 from channelwise.search import get as get_strategy
 from channelwise.search import open_study
+from channelwise.select.widths import check_count, is_number
 from channelwise.surgery.slicing import named_tensors
-from channelwise.widths import check_count, is_number
 
 log = logging.getLogger(__name__)
 

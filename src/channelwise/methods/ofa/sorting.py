@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import torch
 
-from channelwise.graph.structure import Group, Structure, TensorInfo
 from channelwise.ranking import Criterion, Weights, scores
-from channelwise.selection import dead_channels
+from channelwise.select.choice import dead_channels
+from channelwise.structure import Group, Structure, TensorInfo
 
 log = logging.getLogger(__name__)
 

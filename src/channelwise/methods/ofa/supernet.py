@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from channelwise.channel_graph import ChannelGraph
+from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError
-from channelwise.graph.structure import Structure
+from channelwise.inputs.check import describe
 from channelwise.methods.ofa.choices import SearchSpace
 from channelwise.methods.ofa.kernels import ElasticKernel
 from channelwise.methods.ofa.plan import ModulePlan, Plans
 from channelwise.methods.ofa.sorting import importance_order, prefix, sorted_tensors
-from channelwise.modelcheck import describe
 from channelwise.ranking import Criterion, Weights, bind
 from channelwise.selection import Selection
+from channelwise.structure import Structure
 from channelwise.surgery.clone import clone_module, stand_in
 from channelwise.surgery.fixers import kernel_attributes
 from channelwise.surgery.slim import slim_model

@@ -1,0 +1,251 @@
+"""The public face: trace a model once, then ask for groups, costs, selections, slim and sparse models."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from channelwise import cost
+from channelwise.errors import ChannelwiseError, InvalidArgumentError, TraceError
+from channelwise.inputs.check import check_model
+from channelwise.inputs.example import as_arguments, is_constant, own_copy, varied
+from channelwise.report.graph import graph_table
+from channelwise.select.choice import select
+from channelwise.select.excludes import match_excludes
+from channelwise.selection import Selection
+from channelwise.solve.build import build, group_labels
+from channelwise.structure import Cause, Frozen, Group, Reason, Structure
+from channelwise.surgery import clone_module, masked_model, slim_model, sparse_model
+from channelwise.surgery.clone import like_parameter
+from channelwise.tracing.context import tensors_in
+from channelwise.tracing.dispatch import WritesParameters
+from channelwise.tracing.recording import Trace, named_tensors, tensors_with_role
+from channelwise.tracing.tracer import trace_passes, undisturbed_randomness
+from channelwise.verify.built import Built
+from channelwise.verify.elsewhere import follow_elsewhere, numbers_elsewhere
+from channelwise.verify.trials import removed_in
+from channelwise.verify.tryout import Tryout
+from channelwise.verify.verifier import Verifier
+
+
+class ChannelGraph:
+    """The channels of a model: which must be kept or removed together, which must stay and why, and what they cost.
+
+    Made by `trace`. It keeps a reference to the model and never changes it. ``structure`` is the plain data behind it.
+    """
+
+    def __init__(self, model: nn.Module, structure: Structure) -> None:
+        self.model = model
+        self.structure = structure
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The channel groups, in the order of the model's parameters."""
+        return self.structure.groups
+
+    @property
+    def frozen(self) -> tuple[Frozen, ...]:
+        """Slots that must stay, with the reasons."""
+        return self.structure.frozen
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The model's parameters and buffers as they are now, by the names used in ``structure``."""
+        names = self.structure.tensors
+        return {name: tensor for name, tensor, _ in named_tensors(self.model) if name in names}
+
+    def macs(self, selection: Selection | None = None) -> float:
+        """MACs of one sample with this selection (all channels if None): exact, without running anything."""
+        return cost.macs(self.structure, self._counts(selection))
+
+    def params(self, selection: Selection | None = None) -> int:
+        """Number of parameters with this selection (all channels if None), shared ones counted once."""
+        return cost.params(self.structure, self._counts(selection))
+
+    def select(self, **target: Any) -> Selection:
+        """Choose channels by ``macs=`` or ``params=`` (share kept) or ``sparsity=`` (share removed).
+
+        Takes the keyword arguments of `channelwise.select.choice.select`: ``ranking``, ``channel_divisible``,
+        ``min_channels``, ``excludes``, ``limits``, ``allocation``, and raises what that raises.
+        """
+        return select(self.structure, self.tensors(), model=self.model, **target)
+
+    def slim(self, selection: Selection) -> nn.Module:
+        """A smaller model of the user's own classes without the removed channels. The original is not changed."""
+        return slim_model(self.model, self.structure, selection)
+
+    def sparse(self, selection: Selection) -> nn.Module:
+        """A model of the original shapes whose removed channels are zero and stay zero in training.
+
+        Raises:
+            InvalidArgumentError: the selection removes channels for which zeroing is not the same as removing.
+        """
+        return sparse_model(self.model, self.structure, selection)
+
+    def _counts(self, selection: Selection | None) -> Mapping[str, int]:
+        if selection is None:
+            return self.structure.full()
+        if not isinstance(selection, Selection):
+            raise InvalidArgumentError(f"Give a selection, such as graph.select(macs=0.5) makes, not {selection!r}.")
+        return selection.check(self.structure).counts()
+
+    def __str__(self) -> str:
+        return graph_table(self.structure)
+
+    def __repr__(self) -> str:
+        name = type(self.model).__name__
+        return (
+            f"<ChannelGraph of {name}: {len(self.groups)} groups, {self.macs():.4g} MACs, {self.params():,} parameters>"
+        )
+
+
+def trace(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    excludes: Any = (),
+    verify: bool = True,
+) -> ChannelGraph:
+    """Run the model once in eval and once in train mode and find its channels.
+
+    Arguments:
+        model: any module that runs on the inputs. DataParallel, DistributedDataParallel and compiled models are
+            unwrapped. The model, its buffers, gradients and flags and the random state stay as they are.
+        inputs: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments, shaped like a real
+            batch, on the model's device. Values do not matter. The first axis of the first tensor is the batch; a list
+            of images (C, H, W), as an argument of its own, is as many samples.
+        kwargs: further keyword arguments of the model.
+        excludes: modules, module types, names or patterns of layers whose channels stay; see `match_excludes`.
+        verify: prune what depends on numbers in the model's code once and compare, and freeze what does not adapt.
+
+    Raises:
+        UnsupportedModelError: scripted, quantised or lazy models, or one that cannot be copied.
+        InvalidArgumentError: inputs that are no tensors, or are on another device or of another type than the model.
+        TraceError: the model raises on these inputs in eval mode; the message holds the original one.
+    """
+    model = check_model(model, inputs, kwargs)
+    args, named = as_arguments(inputs, kwargs)
+    args, named = own_copy(args), own_copy(named)
+    tensors = tensors_in([list(args), named])
+    with undisturbed_randomness([*tensors, *model.parameters()]), _no_garbage_collection():
+        try:
+            share = True
+            recorded = trace_passes(_private_copy(model, share=share), args, named, shared=share)
+        except WritesParameters:
+            share = False
+            recorded = trace_passes(_private_copy(model, share=share), args, named, shared=share)
+        except ChannelwiseError:
+            raise
+        except Exception as error:
+            module = getattr(error, "_channelwise_module", "")
+            where = f" in {module}" if module else ""
+            raise TraceError(
+                f"{type(model).__name__} raised {type(error).__name__}{where} when run on the example inputs "
+                f"({_shapes(tensors)}): {error}"
+            ) from error
+        _exclude(recorded, excludes, model)
+        if not verify or not (recorded.space.questions or numbers_elsewhere(recorded)):
+            return ChannelGraph(model, build(recorded))
+
+        varying = _without_constants(model)
+
+        @cache
+        def stand_in(trial: int) -> nn.Module:
+            return _with_other_signs(varying, recorded, trial)
+
+        built = Built()
+        tryout = Tryout(
+            recorded,
+            varied(args),
+            varied(named),
+            slim=lambda structure, kept, trial: built.note(
+                slim_model(stand_in(trial), structure, Selection(kept), share_untouched=share)
+            ),
+            masked=lambda structure, kept, trial: built.note(masked_model(stand_in(trial), structure, Selection(kept))),
+            built=built,
+        )
+        structure = follow_elsewhere(
+            recorded,
+            Verifier(recorded, tryout).run(),
+            lambda structure: tryout.slim(structure, removed_in(structure, structure.full(), 0), 0),
+            tryout.args,
+            tryout.kwargs,
+        )
+        return ChannelGraph(model, structure)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A trace makes many small objects and no cycles; collecting would take a third of its time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _exclude(recorded: Trace, excludes: Any, model: nn.Module) -> None:
+    """Freeze the channels that the user wants to stay."""
+    if not excludes:
+        return
+    structure = build(recorded)
+    for name in match_excludes(structure, excludes, model):
+        recorded.space.freeze(
+            group_labels(recorded, structure.group(name)),
+            Reason("excluded", "", "excluded by the user", Cause.EXCLUDED),
+        )
+
+
+def _private_copy(model: nn.Module, *, share: bool) -> nn.Module:
+    return clone_module(model, {id(p): p for p in model.parameters()} if share else {})
+
+
+def _without_constants(model: nn.Module) -> nn.Module:
+    """A copy whose constant tensors (fresh norms, zero-initialised gates) are random, so that no mismatch hides."""
+    generator = torch.Generator().manual_seed(0)
+    replace: dict[int, torch.Tensor] = {id(p): p for p in model.parameters()}
+    for _, tensor, is_parameter in named_tensors(model):
+        if not tensor.is_floating_point() or tensor.numel() < 2 or not is_constant(tensor):
+            continue
+        values = (torch.rand(tensor.shape, generator=generator) * 0.5 + 0.75).to(tensor.device, tensor.dtype)
+        replace[id(tensor)] = nn.Parameter(values, tensor.requires_grad) if is_parameter else values
+    return clone_module(model, replace).eval()
+
+
+_SMALL_KERNEL = 4096
+"""Weights that a kernel has at most where its few channels may be positive by chance."""
+
+
+def _with_other_signs(model: nn.Module, recorded: Trace, trial: int) -> nn.Module:
+    """A copy in which what layers add has all signs turned in the second trial, and random ones in later ones.
+
+    It is small in every second trial, so that it does not decide about signs. Small kernels have other signs in all
+    trials: half of them in each row, as few channels may be positive by chance.
+    """
+    generator = torch.Generator().manual_seed(trial)
+    shifts, kernels = (tensors_with_role(recorded, role) for role in ("shift", "output"))
+    turned: dict[int, torch.Tensor] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        values = parameter.detach()
+        if name in shifts and trial > 0:
+            signs = torch.randint(2, values.shape, generator=generator) * 2 - 1 if trial > 1 else torch.tensor(-1)
+            values = values * 0.1 if trial % 2 else values
+        elif name in kernels and values.ndim > 1 and values.numel() <= _SMALL_KERNEL:
+            ranks = torch.rand(values.shape, generator=generator).flatten(1).argsort(1).argsort(1)
+            values, signs = values.abs(), (ranks % 2 * 2 - 1).reshape(values.shape)
+        else:
+            continue
+        turned[id(parameter)] = like_parameter(parameter, values * signs.to(values.device, values.dtype))
+    return clone_module(model, {id(p): p for p in model.parameters()} | turned) if turned else model
+
+
+def _shapes(tensors: Sequence[torch.Tensor]) -> str:
+    return ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')} on {t.device}" for t in tensors[:4])

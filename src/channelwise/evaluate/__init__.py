@@ -1,0 +1,1 @@
+"""One evaluation of a candidate: cut, repair, score."""

@@ -1,0 +1,1 @@
+"""What users pass in: example inputs, models, batches, nested values."""

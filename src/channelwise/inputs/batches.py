@@ -1,0 +1,166 @@
+"""How a user's loader is read and its batches are given to a model: the one place that knows."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
+
+from channelwise.errors import InvalidArgumentError
+from channelwise.inputs.check import describe, model_device
+
+ForwardFn = Callable[[nn.Module, Any], Any]
+
+
+def check_loader(loader: object, batches: int | None = None, *, repeated: bool = False) -> None:
+    """Refuse what cannot be a loader, without reading from it.
+
+    Args:
+        loader: Anything that can be iterated and yields batches: a DataLoader, a list.
+        batches: How many batches to read; None for all.
+        repeated: It is going to be read more than once, which a generator does not survive.
+
+    Raises:
+        InvalidArgumentError: what is wrong and what to give instead.
+    """
+    if isinstance(loader, Tensor):
+        raise InvalidArgumentError("loader is a tensor: give batches, such as [images], or a DataLoader.")
+    if isinstance(loader, Mapping):
+        raise InvalidArgumentError("loader is a dict: give batches, such as [batch], or a DataLoader.")
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        raise InvalidArgumentError(
+            f"loader is a dataset ({type(loader).__name__}), which yields single samples. Give batches: "
+            "DataLoader(dataset, batch_size=64)."
+        )
+    iterable = isinstance(loader, Iterable) or hasattr(loader, "__getitem__")
+    if not iterable or isinstance(loader, (str, bytes, nn.Module, type)):
+        raise InvalidArgumentError(f"loader must yield batches, like a DataLoader or a list, not {describe(loader)}.")
+    if batches is not None and (not isinstance(batches, int) or isinstance(batches, bool) or batches < 1):
+        raise InvalidArgumentError(f"batches={batches!r}: must be a whole number from 1, or None for all batches.")
+    if repeated and isinstance(loader, Iterator):
+        raise InvalidArgumentError(
+            f"loader is a {type(loader).__name__}, which can be read only once, and it is needed several times. Give a "
+            "DataLoader or a list: list(loader)."
+        )
+
+
+def batches_of(loader: Any, batches: int | None = None) -> Iterator[Any]:
+    """The first ``batches`` batches of ``loader``, or all; never reads one more.
+
+    Raises:
+        InvalidArgumentError: at once for what cannot be a loader, and when the loader yields nothing.
+    """
+    check_loader(loader, batches)
+    return _read(loader, batches)
+
+
+def _read(loader: Any, batches: int | None) -> Iterator[Any]:
+    empty = True
+    for batch in islice(iter(loader), batches):
+        empty = False
+        yield batch
+    if not empty:
+        return
+    why = ""
+    if isinstance(loader, Iterator):
+        why = f" A {type(loader).__name__} can be read only once: give a DataLoader or a list."
+    elif getattr(loader, "drop_last", False):
+        why = " drop_last=True leaves out a batch with fewer samples than batch_size."
+    raise InvalidArgumentError(f"the loader yields nothing.{why}")
+
+
+def forward(model: nn.Module, batch: Any, forward_fn: ForwardFn | None = None) -> Any:
+    """The model's output for a batch of a loader.
+
+    Tensors are first moved to the model's device; their types stay. A tensor is the input itself. Of a tuple or list
+    the first item is the input, the rest are targets. An input that is a tuple or list gives positional arguments, a
+    dict, as input or as the batch itself, gives keyword arguments.
+
+    Args:
+        forward_fn: Called as ``forward_fn(model, batch)`` instead, for batches of any other form.
+
+    Raises:
+        InvalidArgumentError: the batch holds no tensor, or the model's forward does not take what it holds.
+    """
+    batch = moved(batch, model_device(model))
+    if forward_fn is not None:
+        return forward_fn(model, batch)
+    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not any(True for _ in tensors_in(inputs)):
+        raise InvalidArgumentError(
+            f"a batch of the loader has no tensor as its input: it is {describe(batch)}"
+            + (f", of which the first item is {describe(inputs)}" if inputs is not batch else "")
+            + ". Yield tensors, (inputs, targets) or a dict, or say how to use it: "
+            "forward_fn=lambda model, batch: model(...)."
+        )
+    if isinstance(inputs, Mapping):
+        _check_call(model, (), inputs)
+        return model(**inputs)
+    arguments = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    _check_call(model, arguments, {})
+    return model(*arguments)
+
+
+def _check_call(model: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        # Compiled code may have no signature; the call itself then decides.
+        return
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        given = f"the keys {', '.join(map(str, keywords))}" if keywords else f"{len(arguments)} input(s)"
+        names = ", ".join(signature.parameters)
+        raise InvalidArgumentError(
+            f"{type(model).__name__}.forward({names}) does not take what a batch of the loader gives, {given} "
+            f"({error}). Say how to call it: forward_fn=lambda model, batch: model(...)."
+        ) from error
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """``value`` with all tensors in its tuples, lists and dicts on ``device``; what is there already is not copied."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=device.type == "cuda")
+    if not any(t.device != device for t in tensors_in(value)):
+        return value
+    if isinstance(value, Mapping):
+        items = {key: moved(item, device) for key, item in value.items()}
+        return type(value)(items) if type(value) is not dict else items  # type: ignore[call-arg]
+    if hasattr(value, "_fields"):
+        return type(value)(*(moved(item, device) for item in value))
+    return type(value)(moved(item, device) for item in value)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in a value made of tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode for the block; afterwards each has its own flag again.
+
+    Sets the flags themselves, since ``train`` and ``eval`` of a user's class may do more or less than that.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training

@@ -1,0 +1,5 @@
+"""The one-step method: search for the best pruned sub-network at a target of compute, then prune to it."""
+
+from channelwise.methods.one_step.runner import OneStepPruningRunner
+
+__all__ = ["OneStepPruningRunner"]

@@ -1,0 +1,64 @@
+"""Candidates that are good without a search: what a guided search evaluates first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from channelwise.api import ChannelGraph
+from channelwise.errors import ChannelwiseError
+from channelwise.evaluate.calibration import Calibration
+from channelwise.methods.allocation import loss_curves, severity_profile
+from channelwise.methods.one_step.candidates import Candidates
+from channelwise.methods.sensitivity import Sensitivity
+from channelwise.ranking import Criterion, Fisher, RandomProjection, bind, comparable, scores
+from channelwise.select.allocation import global_counts
+from channelwise.select.budget import solve_budget
+
+log = logging.getLogger(__name__)
+
+Counts = Mapping[str, int]
+
+
+def priors(
+    graph: ChannelGraph,
+    candidates: Candidates,
+    targets: Mapping[str, float],
+    calibration: Calibration,
+    sensitivity: Sensitivity | None = None,
+    *,
+    quiet: bool = True,
+) -> list[Counts]:
+    """Counts that meet the first target, the most promising first.
+
+    All channels in one order of importance per cost, by Fisher information of the outputs (if there are images) and by
+    the ranking; what a sensitivity analysis says, if there is one; and equal sparsities.
+    """
+    cost, share = next(iter(targets.items()))
+    structure, widths, weights = graph.structure, candidates.widths, candidates.weights
+
+    def by(criterion: Criterion) -> Counts:
+        bound = bind(criterion, graph.model, structure)
+        values = {
+            g.name: scores(bound, g, weights) for g, free in zip(structure.groups, widths.free, strict=True) if free
+        }
+        return global_counts(structure, values, share, cost, widths, comparable(bound), dead=candidates.dead)
+
+    ways: dict[str, Callable[[], Counts]] = {}
+    if calibration.images:
+        # The outputs alone: what follows the inputs in a batch may be anything.
+        fisher = Fisher(RandomProjection(), calibration.images, forward_fn=calibration.forward_fn, quiet=quiet)
+        ways["Fisher information"] = lambda: by(fisher)
+    if sensitivity is not None:
+        profile = severity_profile(loss_curves(structure, sensitivity))
+        ways["the sensitivity analysis"] = lambda: solve_budget(structure, share, cost, profile=profile, widths=widths)
+    ways["the ranking"] = lambda: by(candidates.criterion)
+    ways["equal sparsities"] = lambda: solve_budget(structure, share, cost, widths=widths)
+    found = []
+    for name, way in ways.items():
+        try:
+            found.append(way())
+        except ChannelwiseError as error:
+            # A search can do without; what is wrong with the target itself, the space has said before.
+            log.info("The search starts without the candidate from %s: %s", name, error)
+    return found

@@ -1,0 +1,1 @@
+"""From a budget or a spec to a selection."""

@@ -1,0 +1,1 @@
+"""From a trace to channel groups: components, parts, minimum numbers, exactness."""

@@ -1,0 +1,1 @@
+"""Labels flow through one run of the model, and are recorded."""

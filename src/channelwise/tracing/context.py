@@ -1,0 +1,247 @@
+"""What a rule may ask and say while the model runs: label maps of tensors, joins, reasons, MACs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from channelwise.structure import Cause, Reason
+from channelwise.tracing.labels import LABEL, LabelMap, LabelSpace
+
+Maps = tuple[LabelMap, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class MacRecord:
+    """MACs of one executed operation: ``scale`` times the lengths of axes, given by their labels or as a number."""
+
+    module: str
+    operation: str
+    scale: float
+    factors: tuple[tuple[np.ndarray, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    tensor: weakref.ref[torch.Tensor]
+    maps: Maps
+    is_weight: bool
+
+
+@dataclass
+class TraceContext:
+    """The state of one run of the model under the tracer.
+
+    ``module`` is the qualified name of the module being executed, ``operation`` the ATen operator.
+    ``heads`` are the numbers of attention heads that the module's attributes tell.
+    ``adapts`` is true inside calls that compute their sizes from their input (``flatten``, ``chunk`` …).
+    ``runs`` are the labels that operations with constant sizes saw side by side, with the module; ``adapting_runs``
+    are those of operations inside calls that adapt.
+    ``read`` and ``given`` are labels of which a module's code read the number, or laid a tensor out by one.
+    ``done``: what was computed from labelled tensors, apart from batch norm: operation, module, a label of each.
+    ``random``: an operation gave random numbers.
+    ``free_axis`` is the axis of a requested shape whose length is given as -1, and so adapts.
+    """
+
+    space: LabelSpace
+    module: str = ""
+    module_type: type = torch.nn.Module
+    heads: frozenset[int] = frozenset()
+    operation: str = ""
+    adapts: bool = False
+    free_axis: int | None = None
+    macs: list[MacRecord] = field(default_factory=list)
+    runs: list[tuple[str, tuple[np.ndarray, ...]]] = field(default_factory=list)
+    read: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    given: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    adapting_runs: list[tuple[str, tuple[np.ndarray, ...]]] = field(default_factory=list)
+    touched: set[int] = field(default_factory=set)
+    done: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
+    random: bool = False
+    _known: dict[int, _Known] = field(default_factory=dict)
+    _most_known: int = 256
+    _fresh: dict[int, weakref.ref[torch.Tensor]] = field(default_factory=dict)
+    _pending: dict[int, tuple[weakref.ref[torch.Tensor], np.ndarray, Reason]] = field(default_factory=dict)
+    _nonzero_storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
+
+    def knows(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor comes from the model's inputs, parameters or buffers."""
+        return self._find(tensor) is not None
+
+    def maps(self, tensor: torch.Tensor) -> Maps:
+        """The label maps of a tensor; none for inputs and constants."""
+        known = self._find(tensor)
+        if known is None:
+            return ()
+        if self._nonzero_storages and known.maps and tensor.untyped_storage()._cdata in self._nonzero_storages:
+            return tuple(m.with_zero(False) for m in known.maps)
+        return known.maps
+
+    def is_weight(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor was computed from parameters and buffers alone."""
+        known = self._find(tensor)
+        return known is not None and known.is_weight
+
+    def set(self, tensor: torch.Tensor, maps: Iterable[LabelMap], is_weight: bool = False) -> None:
+        """Give a tensor its label maps; maps of axes of length 1 say nothing and are dropped."""
+        kept = tuple(m for m in maps if m.labels.shape[m.axis] > 1)
+        self._known[id(tensor)] = _Known(weakref.ref(tensor), kept, is_weight)
+        if len(self._known) > self._most_known:
+            self._known = {key: known for key, known in self._known.items() if known.tensor() is not None}
+            self._most_known = 2 * len(self._known) + 256
+
+    def mark_fresh(self, tensor: torch.Tensor) -> None:
+        """The tensor was just made of equal or random elements, by a size that may or may not be a constant."""
+        self._fresh[id(tensor)] = weakref.ref(tensor)
+
+    def is_fresh(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor was made in this run and its elements are exchangeable."""
+        made = self._fresh.get(id(tensor))
+        return made is not None and made() is tensor
+
+    def freeze_when_used(self, tensor: torch.Tensor, labels: np.ndarray, text: str) -> None:
+        """Freeze labels once an operation reads ``tensor``; asking for its shape alone does no harm."""
+        self._pending[id(tensor)] = (weakref.ref(tensor), labels, self.because(text))
+
+    def use(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Operations or outputs read these tensors."""
+        for tensor in tensors if self._pending else ():
+            pending = self._pending.get(id(tensor))
+            if pending is not None and pending[0]() is tensor:
+                self.space.freeze(pending[1], pending[2])
+                del self._pending[id(tensor)]
+
+    def forget_zero(self, tensor: torch.Tensor) -> None:
+        """An in-place operation made removed values of this storage differ from zero."""
+        storage = tensor.untyped_storage()
+        self._nonzero_storages[storage._cdata] = storage
+
+    def map_on(self, tensor: torch.Tensor, axis: int) -> LabelMap | None:
+        """The map along ``axis`` (several are joined first), or None."""
+        if axis < 0:
+            axis %= max(tensor.ndim, 1)
+        first = None
+        for m in self.maps(tensor):
+            if m.axis != axis:
+                continue
+            if first is None:
+                first = m
+            else:
+                self.space.join(first.labels, m.labels)
+        return first
+
+    def labels_on(self, tensor: torch.Tensor, axis: int) -> np.ndarray | None:
+        """Labels (n,) along ``axis``, columns of all blocks tied where they differ; None if there are none."""
+        found = self.map_on(tensor, axis)
+        if found is None:
+            return None
+        return self.one_axis(found)
+
+    def flat_map(self, tensor: torch.Tensor, axis: int) -> LabelMap | None:
+        """The map along ``axis`` with its labels as a vector (n,), columns of all blocks tied; or None."""
+        found = self.map_on(tensor, axis)
+        return None if found is None else LabelMap(self.one_axis(found), 0, found.zero)
+
+    def one_axis(self, m: LabelMap) -> np.ndarray:
+        """Labels (n,) of a map, those of different blocks of rows tied."""
+        labels = m.labels
+        for other in range(labels.ndim) if not m.uniform else ():
+            if other != m.axis:
+                labels = self.space.tie(labels, other)
+        return labels.reshape(-1)
+
+    def because(self, text: str, cause: Cause = Cause.FIXED) -> Reason:
+        """A reason that names the operation and the module being executed."""
+        return Reason(self.operation, self.module, text, cause)
+
+    def freeze(self, labels: np.ndarray, text: str) -> None:
+        """Freeze labels, naming the operation and the module being executed."""
+        self.space.freeze(labels, self.because(text))
+
+    def freeze_axes(self, tensor: torch.Tensor, axes: Sequence[int], text: str) -> None:
+        """Freeze whatever is labelled along these axes."""
+        wanted = {a % tensor.ndim for a in axes} if tensor.ndim else set()
+        for m in self.maps(tensor):
+            if m.axis in wanted:
+                self.freeze(m.labels, text)
+
+    def freeze_all(self, tensors: Iterable[torch.Tensor], text: str, cause: Cause = Cause.FIXED) -> None:
+        """Freeze every label of these tensors."""
+        for tensor in tensors:
+            for m in self.maps(tensor):
+                self.space.freeze(m.labels, self.because(text, cause))
+
+    def ask(self, labels: np.ndarray, text: str, always: bool = False, whole: np.ndarray | None = None) -> None:
+        """Have verification find out whether the user's code adapts, unless it is known to (or ``always``).
+
+        ``whole``: the labels that these were picked out of.
+        """
+        if always or not self.adapts:
+            self.space.ask(labels, self.because(text), whole)
+            self.saw(labels)
+
+    def saw(self, *runs: np.ndarray) -> None:
+        """The user's code may know the lengths of these runs of labels."""
+        seen = tuple(labels.reshape(-1) for labels in runs if labels.size > 1)
+        if seen:
+            (self.adapting_runs if self.adapts else self.runs).append((self.module, seen))
+
+    def inexact(self, labels: np.ndarray, text: str) -> None:
+        """Zeroing these labels is not the same as removing them."""
+        self.space.mark_inexact(labels, self.because(text))
+
+    def contract(self, a: LabelMap | None, b: LabelMap | None, text: str) -> None:
+        """Join the labels of two axes that are multiplied and summed over; both maps run along broadcastable arrays."""
+        if a is not None and b is not None:
+            self.space.join(a.labels, b.labels)
+            if not a.zero and not b.zero:
+                self.inexact(a.labels, "neither factor of this product is zero where a channel was removed")
+        elif a is not None or b is not None:
+            self.freeze((a or b).labels, text)  # type: ignore[union-attr]
+
+    def count_macs(self, scale: float, factors: Sequence[tuple[torch.Tensor, int]]) -> None:
+        """Record MACs: ``scale`` times the lengths of these axes of these tensors."""
+        axes = []
+        for tensor, axis in factors:
+            found = self.map_on(tensor, axis)
+            n = tensor.shape[axis]
+            axes.append((np.zeros(0, LABEL) if found is None else _block_representatives(found), n))
+        self.macs.append(MacRecord(self.module, self.operation, scale, tuple(axes)))
+
+    def _find(self, tensor: torch.Tensor) -> _Known | None:
+        known = self._known.get(id(tensor))
+        return known if known is not None and known.tensor() is tensor else None
+
+
+def _block_representatives(found: LabelMap) -> np.ndarray:
+    """Labels along the map's axis, (n,) or, where blocks of rows differ, those of every block one after another."""
+    if found.uniform:
+        return found.flat
+    rows = np.moveaxis(found.labels, found.axis, -1).reshape(-1, found.labels.shape[found.axis])
+    return np.unique(rows, axis=0).reshape(-1)
+
+
+def tensors_in(values: Any) -> list[torch.Tensor]:
+    """All tensors in nested lists, tuples and dicts of arguments."""
+    found: list[torch.Tensor] = []
+    _collect(values, found)
+    return found
+
+
+def _collect(values: Any, found: list[torch.Tensor]) -> None:
+    if isinstance(values, torch.Tensor):
+        found.append(values)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                found.append(value)
+            elif isinstance(value, (list, tuple, dict)):
+                _collect(value, found)
+    elif isinstance(values, dict):
+        for value in values.values():
+            _collect(value, found)

@@ -1,0 +1,1 @@
+"""What operations do to memory: views, copies, work in place."""

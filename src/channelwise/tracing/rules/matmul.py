@@ -1,0 +1,137 @@
+"""Matrix products: contracted axes join, the others pass through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from channelwise.tracing.context import TraceContext, tensors_in
+from channelwise.tracing.labels import LabelMap, along
+from channelwise.tracing.rules.pointwise import join_elements
+from channelwise.tracing.rules.registry import operators, rule
+
+aten = torch.ops.aten
+
+_WIDTH = "attention heads have a fixed width"
+_FIXED = "multiplied and summed over with a tensor of fixed size, such as the network's input"
+
+
+def _product(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """(…, n, k) @ (…, k, m) -> (…, n, m); leading axes are batches."""
+    left, right = ctx.flat_map(a, a.ndim - 1), ctx.flat_map(b, b.ndim - 2)
+    ctx.contract(left, right, _FIXED)
+    maps: list[LabelMap] = []
+    for tensor, axis, place, read in ((a, a.ndim - 2, out.ndim - 2, left), (b, b.ndim - 1, out.ndim - 1, right)):
+        produced = ctx.flat_map(tensor, axis)
+        if produced is None:
+            continue
+        maps.append(along(produced.labels, place, out.ndim, produced.zero))
+        if ctx.is_weight(tensor):
+            ctx.space.mark_role(produced.labels, "output")
+            if read is not None:
+                ctx.space.mark_role(read.labels, "input")
+    for batch in range(out.ndim - 2):
+        both = [ctx.map_on(t, batch) for t in (a, b)]
+        known = [m for m in both if m is not None]
+        if len(known) == 1:
+            ctx.freeze(known[0].labels, _FIXED)
+        for m in known[:1]:
+            if len(known) == 2:
+                ctx.space.join(known[0].labels, known[1].labels)
+            maps.append(m.with_zero(any(k.zero for k in known)))
+    ctx.set(out, maps, ctx.is_weight(a) and ctx.is_weight(b))
+
+
+@rule(*operators(aten, "mm"))
+def mm(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """(n, k) @ (k, m) -> (n, m)."""
+    _product(ctx, out, a, b)
+    ctx.count_macs(1, [(a, 0), (b, 0), (b, 1)] if ctx.map_on(b, 0) else [(a, 0), (a, 1), (b, 1)])
+
+
+@rule(*operators(aten, "bmm"))
+def bmm(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """(B, n, k) @ (B, k, m) -> (B, n, m)."""
+    _product(ctx, out, a, b)
+    ctx.count_macs(1, [(a, 0), (a, 1), (a, 2) if ctx.map_on(a, 2) else (b, 1), (b, 2)])
+
+
+@rule(*operators(aten, "addmm", "baddbmm"))
+def addmm(
+    ctx: TraceContext,
+    out: torch.Tensor,
+    bias: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    """bias + a @ b."""
+    (mm if out.ndim == 2 else bmm)(ctx, out, a, b)
+    product = ctx.maps(out)
+    zeros = {m.axis: m.zero for m in product}
+    bias_zeros = {m.axis + out.ndim - bias.ndim: m.zero for m in ctx.maps(bias)}
+    joined = join_elements(ctx, [out, bias], out.ndim)
+    if ctx.is_weight(bias):
+        for m in ctx.maps(bias):
+            ctx.space.mark_role(m.labels, "shift")
+    ctx.set(out, [m.with_zero(zeros.get(m.axis, False) and bias_zeros.get(m.axis, False)) for m in joined])
+
+
+@rule(*operators(aten, "mv"))
+def mv(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """(n, k) @ (k,) -> (n,)."""
+    ctx.contract(ctx.flat_map(a, 1), ctx.flat_map(x, 0), _FIXED)
+    ctx.set(out, [m.moved(m.flat, 0) for m in [ctx.flat_map(a, 0)] if m], ctx.is_weight(a) and ctx.is_weight(x))
+
+
+@rule(*operators(aten, "dot", "vdot"))
+def dot(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """(k,) · (k,) -> ()."""
+    ctx.contract(ctx.flat_map(a, 0), ctx.flat_map(b, 0), _FIXED)
+    ctx.set(out, (), ctx.is_weight(a) and ctx.is_weight(b))
+
+
+@rule(
+    *operators(
+        aten,
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_fused_attention_overrideable",
+    )
+)
+def attention(
+    ctx: TraceContext, out: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+) -> None:
+    """softmax(q kᵀ s) v on (B, heads, L, E): heads go as wholes.
+
+    Widths of heads are contracted, but without a factor s the scale is one over the root of the queries' width.
+    """
+    masks = [t for t in [*tensors_in(args), *tensors_in(kwargs)] if ctx.maps(t)]
+    for tensor in (query, key, value, *masks):
+        ctx.freeze_axes(tensor, [d for d in range(tensor.ndim) if d != tensor.ndim - 3], _WIDTH)
+    heads = [ctx.map_on(t, t.ndim - 3) for t in (query, key, value)]
+    maps: list[LabelMap] = []
+    if any(heads):
+        known = [m for m in heads if m is not None]
+        for m in known[1:]:
+            ctx.space.join(known[0].flat, m.flat)
+        if len(known) < 3:
+            ctx.freeze(known[0].labels, _FIXED)
+        given = [t for t in [*tensors_in(args), *tensors_in(kwargs)] if t.ndim >= 3 and t.shape[-3] > 1]
+        for mask in given:
+            its = ctx.map_on(mask, mask.ndim - 3)
+            if its is None:
+                ctx.freeze(known[0].labels, _FIXED)
+            else:
+                ctx.space.join(known[0].flat, its.flat)
+        maps = [along(known[0].flat, query.ndim - 3, query.ndim, heads[2] is not None and heads[2].zero)]
+    ctx.count_macs(1, [(query, 0), (query, 1), (query, 2), (key, 2), (key, 3)])
+    ctx.count_macs(1, [(query, 0), (query, 1), (query, 2), (key, 2), (value, 3)])
+    result, *rest = tensors_in(out)
+    ctx.set(result, maps)
+    for tensor in rest:
+        ctx.set(tensor, ())

@@ -1,0 +1,152 @@
+"""Reshapes: axes are merged and split in blocks; splitting a labelled axis ties the parts, heads stay whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from channelwise.tracing.context import TraceContext
+from channelwise.tracing.labels import LabelMap
+from channelwise.tracing.rules.registry import operators, rule
+
+aten = torch.ops.aten
+
+Block = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def blocks(old: Sequence[int], new: Sequence[int]) -> list[Block]:
+    """Pair up axes of ``old`` with axes of ``new`` that hold the same elements; axes of length 1 belong to no block."""
+    found: list[Block] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        if i < len(old) and old[i] == 1:
+            i += 1
+            continue
+        if j < len(new) and new[j] == 1:
+            j += 1
+            continue
+        rows, columns = [i], [j]
+        left, right = old[i], new[j]
+        while left != right:
+            if left < right:
+                i += 1
+                left *= old[i]
+                rows.append(i)
+            else:
+                j += 1
+                right *= new[j]
+                columns.append(j)
+        i, j = i + 1, j + 1
+        found.append((tuple(r for r in rows if old[r] != 1), tuple(c for c in columns if new[c] != 1)))
+    return found
+
+
+@rule(
+    *operators(
+        aten, "view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "unflatten", "flatten", "view_copy"
+    )
+)
+def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """The same elements in another shape. Whether the sizes are constants of the user is left to verification."""
+    maps = ctx.maps(x)
+    if out.numel() == 0 or out.dtype != x.dtype:
+        ctx.freeze_all([x], "reinterpreted")
+        return
+    if not maps:
+        ctx.set(out, (), ctx.is_weight(x))
+        return
+    results = []
+    pairs = blocks(x.shape, out.shape)
+    for m in maps:
+        across = {d: _alone(pairs, d) for d in range(x.ndim) if d != m.axis and m.labels.shape[d] > 1}
+        if None in across.values():
+            ctx.freeze(m.labels, "the weight of a grouped convolution is reshaped across its blocks")
+            continue
+        rows, columns = next(b for b in pairs if m.axis in b[0])
+        moved = _through(ctx, m, x.shape, out.shape, rows, columns, across)  # type: ignore[arg-type]
+        if moved is not None:
+            results.append(moved)
+        if moved is None or moved.axis != ctx.free_axis:
+            ctx.ask(m.labels, f"reshaped from {tuple(x.shape)} to {tuple(out.shape)}")
+            if moved is not None:
+                ctx.saw(moved.labels)
+                if not ctx.adapts:
+                    ctx.given.append((ctx.module, moved.flat))
+    ctx.set(out, results, ctx.is_weight(x))
+
+
+def _alone(pairs: Sequence[Block], axis: int) -> int | None:
+    """Where an axis is afterwards, if it is neither merged nor split."""
+    return next((columns[0] for rows, columns in pairs if rows == (axis,) and len(columns) == 1), None)
+
+
+def _through(
+    ctx: TraceContext,
+    m: LabelMap,
+    old: Sequence[int],
+    new: Sequence[int],
+    rows: tuple[int, ...],
+    columns: tuple[int, ...],
+    across: Mapping[int, int],
+) -> LabelMap | None:
+    """The map of an axis in ``rows`` along one of ``columns``.
+
+    ``across``: axes on which its labels depend, too, those of blocks of a grouped convolution's weight, and where these
+    axes are afterwards.
+    """
+    lead = [old[d] for d in across]
+    flat = np.moveaxis(m.labels, list(across), range(len(lead))).reshape(*lead, -1)
+    grid = flat.reshape([*lead, *(old[r] if r == m.axis else 1 for r in rows)])
+    labels = np.broadcast_to(grid, [*lead, *(old[r] for r in rows)]).reshape([*lead, *(new[c] for c in columns)])
+    varying = [k for k in range(len(columns)) if _varies(labels, len(lead) + k)]
+    if not varying and len(columns) > 1:
+        # One channel fills the whole axis, so it can never go, and which of the new axes is its own is unknown.
+        ctx.freeze(labels, "one channel fills a whole axis that is reshaped")
+        return None
+    keep = _shrinking(ctx, varying, columns, new)
+    for k in range(len(columns)):
+        if k != keep:
+            at = len(lead) + k
+            labels = ctx.space.tie(labels, at) if k in varying else np.take(labels, [0], at)
+    # Axes of blocks come first here: to their places with them.
+    places = [*across.values(), columns[keep]]
+    order = sorted(range(len(places)), key=places.__getitem__)
+    shape = [new[d] if d in places else 1 for d in range(len(new))]
+    return m.moved(labels.reshape(*lead, -1).transpose(order).reshape(shape), columns[keep])
+
+
+def _varies(labels: np.ndarray, axis: int) -> bool:
+    return not np.array_equal(labels, np.broadcast_to(np.take(labels, [0], axis), labels.shape))
+
+
+def _shrinking(ctx: TraceContext, varying: list[int], columns: tuple[int, ...], new: Sequence[int]) -> int:
+    """Which axis that a labelled one is split into gets shorter.
+
+    That of attention heads, of which whole ones go, or one whose length was left open; else (g, c/g) keeps g parts,
+    and (c, h, w) keeps space.
+    """
+    heads = [k for k in varying if new[columns[k]] in ctx.heads]
+    if heads and len(columns) > 1:
+        # Channels of a head come last: as many of them as there are heads are not these.
+        return next((k for k in reversed(heads) if k < len(columns) - 1), heads[-1])
+    if ctx.free_axis in columns:
+        return columns.index(ctx.free_axis)
+    if len(varying) < 2:
+        return varying[0] if varying else 0
+    return varying[0] if len(columns) > 2 else varying[-1]
+
+
+@rule(*operators(aten, "as_strided", "as_strided_", "set_"))
+def as_strided(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """Another view of the same memory: with the shape unchanged only the strides may differ, else nothing is known."""
+    if out is x:
+        return
+    if out.shape == x.shape and out.stride() == x.stride():
+        ctx.set(out, ctx.maps(x), ctx.is_weight(x))
+        for m in ctx.maps(x):
+            ctx.ask(m.labels, "memory is viewed by constant sizes")
+    else:
+        ctx.freeze_all([x], "memory is viewed in another order")

@@ -1,0 +1,89 @@
+"""Makes numbers follow the channels that only other ways through a module need, not the code that the trace ran."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from channelwise.inputs.tree import output_values
+from channelwise.solve.build import build
+from channelwise.structure import Structure
+from channelwise.tracing.code.other_ways import readers
+from channelwise.tracing.recording import Followed, Trace
+from channelwise.verify.comparing import difference, run_once
+
+logger = logging.getLogger(__name__)
+
+Way = tuple[type, str]
+"""A method of all modules of a class."""
+
+
+def numbers_elsewhere(trace: Trace) -> set[Followed]:
+    """Numbers for other ways that look like numbers of channels, in every module of their class that ran."""
+    found: dict[Followed, set[str]] = {}
+    for c in trace.elsewhere:
+        found.setdefault((c.cls, c.attribute), set()).add(c.module)
+    ran: dict[type, set[str]] = {}
+    for name in trace.calls if found else ():
+        ran.setdefault(trace.types[name], set()).add(name)
+    return {number for number, modules in found.items() if modules >= ran.get(number[0], set())}
+
+
+def follow_elsewhere(
+    trace: Trace,
+    structure: Structure,
+    slim: Callable[[Structure], nn.Module],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Structure:
+    """The same structure; numbers follow with which another way gives what ``forward`` gives in the slim model, too."""
+    numbers = numbers_elsewhere(trace)
+    if not numbers:
+        return structure
+
+    def with_numbers_of(ways: set[Way]) -> Structure:
+        read = {(cls, number) for cls, number in numbers if ways & {(cls, way) for way in readers(cls, number)}}
+        return build(trace, (), read | {(trace.types[number.module], number.attribute) for number in structure.numbers})
+
+    ways = {(cls, way) for cls, number in numbers for way in readers(cls, number)}
+    trial = with_numbers_of(ways)
+    try:
+        agree = _that_agree(slim(trial), ways, args, kwargs)
+    except Exception as error:
+        # What is not sure has been verified; a trace does not fail for the sake of code that it did not run.
+        logger.warning("other ways than forward were not tried: %s: %s", type(error).__name__, error)
+        return structure
+    for cls, way in ways - agree:
+        logger.info("%s.%s does not give what forward gives once channels are removed", cls.__name__, way)
+    return trial if agree == ways else with_numbers_of(agree)
+
+
+def _that_agree(model: nn.Module, ways: set[Way], args: Sequence[Any], kwargs: Mapping[str, Any]) -> set[Way]:
+    """The ways that give what ``forward`` gives, in every call of every module of their class, in eval mode."""
+    wrong: set[Way] = set()
+
+    def compare(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+        for cls, way in ways - wrong:
+            if type(module) is not cls:
+                continue
+            # What a method raises that was written for another occasion is up to the user's code.
+            try:
+                found = output_values(getattr(module, way)(*inputs, **named))
+            except Exception as error:
+                logger.debug("%s.%s raises %s: %s", cls.__name__, way, type(error).__name__, error)
+                wrong.add((cls, way))
+                continue
+            if difference(found, output_values(output)) is not None:
+                wrong.add((cls, way))
+
+    classes = {cls for cls, _ in ways}
+    hooks = [m.register_forward_hook(compare, with_kwargs=True) for m in model.modules() if type(m) in classes]
+    try:
+        run_once(model, args, kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ways - wrong
