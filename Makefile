@@ -25,7 +25,7 @@ test-all: $(STAMP)  ## every test
 	$(PYTEST)
 
 test-random: $(STAMP)  ## the oracle on 10,000 random networks, others every time (part of test-all)
-	$(PYTEST) -m slow tests/graph/test_rules_random_networks.py
+	$(PYTEST) -m slow tests/random_networks/test_random_networks.py
 
 lint: $(STAMP)  ## ruff, mypy, and imports that point downwards
 	$(BIN)/ruff check .

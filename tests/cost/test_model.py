@@ -4,12 +4,12 @@ import gc
 
 import numpy as np
 import pytest
-from handmade import chain
 
 from channelwise.cost import cost_model, macs, params
 from channelwise.cost import model as module
 from channelwise.errors import InvalidArgumentError
 from channelwise.structure import MacTerm, Size, Structure
+from tests.handmade import chain
 
 COUNTS = {"net.0.conv": 5, "net.1.conv": 7, "net.2.conv": 2}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from handmade import random_tensors, single, slots
 from torch import nn
 
 import channelwise as cw
 from channelwise.ranking import Weights, scores
 from channelwise.structure import Group, TensorInfo
+from tests.handmade import random_tensors, single, slots
 
 
 def conv(name, *shape, blocks=1, is_parameter=True):

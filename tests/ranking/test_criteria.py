@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from handmade import chain, random_tensors, single, slots
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.ranking import Random, Weights, scores
 from channelwise.structure import Group, TensorInfo
+from tests.handmade import chain, random_tensors, single, slots
 
 
 def conv(name, *shape, blocks=1, is_parameter=True):

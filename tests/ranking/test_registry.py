@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from handmade import chain, random_tensors
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.ranking import Fisher, Random, Taylor, bind, comparable, get, names, register, registry, scores
+from tests.handmade import chain, random_tensors
 
 GROUP = chain([4]).groups[0]
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from handmade import chain
 
 from channelwise.search import Candidate, SearchStudy, Space
 from channelwise.select.widths import allowed_widths
+from tests.handmade import chain
 
 WIDTHS = (16, 24, 32, 24, 16, 40)
 SUMMIT = np.array([0.9, 0.2, 0.6, 0.3, 0.8, 0.5])

@@ -6,13 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
-from handmade import chain
 from scipy.stats import spearmanr
 
 from channelwise.cost import cost_model
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
 from channelwise.search import Space
 from channelwise.select.widths import allowed_widths
+from tests.handmade import chain
 from tests.search.searches import WIDTHS, pyramid, space
 
 WIDE = (64, 128, 96, 256, 200, 64, 48, 512)

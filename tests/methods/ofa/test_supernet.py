@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from channelwise.errors import NothingToPruneError
 from channelwise.methods.ofa import OFAPruner
 from channelwise.testing.values import distance
-from tests.graph.networks import NETWORKS
-from tests.graph.test_torchvision import FIXED_SIZE, SIDES, build
 from tests.methods.ofa.supernets import INPUTS, Checked, small
+from tests.networks import NETWORKS
+from tests.test_torchvision import FIXED_SIZE, SIDES, build
 
 models = pytest.importorskip("torchvision.models")
 
-# Small networks of tests/graph, one or two of every kind of structure.
+# Small networks of tests/networks, one or two of every kind of structure.
 REGISTERED = [
     "ResidualIfSameWidth", "OneModuleTwoNames", "SplitAttention", "GatedConvolution", "AddOfCat",
     "PartialConvolution", "split_glu", "split_chunk_four", "Checkpointed", "MovingCenter", "weight_norm",

@@ -1,1 +1,0 @@
-"""Tests of tracing: which channels exist, and that removing them is right."""

@@ -1,8 +1,0 @@
-"""Random networks: everything that the engine has rules for, composed by Hypothesis."""
-
-from tests.graph.random_networks.check import check
-from tests.graph.random_networks.network import Plan, RandomNetwork, Step
-from tests.graph.random_networks.selections import Choice
-from tests.graph.random_networks.strategy import choices, plans
-
-__all__ = ["Choice", "Plan", "RandomNetwork", "Step", "check", "choices", "plans"]

@@ -1,0 +1,49 @@
+"""Runs the oracle on a small network and checks what the registry expects of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from channelwise.report.inspection import frozen_outputs
+from channelwise.testing import OracleReport, check_oracle, prunable_outputs
+from tests.networks import Network
+
+
+def check_network(network: Network, **options: object) -> OracleReport:
+    """The oracle, and then: all that can be pruned is prunable, all that must stay stays, inexact groups say so."""
+    model = network.model()
+    kwargs = network.kwargs() if network.kwargs else None
+    report = check_oracle(model, network.inputs(), kwargs=kwargs, **options)  # type: ignore[arg-type]
+    structure, table = report.graph.structure, f"\n{report.graph}"
+    told: Counter[str] = Counter()
+    for row in frozen_outputs(structure):
+        told.update(row.layers)
+    for name, mask in prunable_outputs(model, structure).items():
+        untold = (~mask).sum() - told[name]
+        assert untold <= 0 or mask.size == 1, f"{untold} channels of {name} stay without a word{table}"
+        if name in network.kept:
+            assert not mask.any(), (
+                f"{mask.sum()} of {mask.size} channels of {name} may be removed: they must stay{table}"
+            )
+        elif name not in network.either:
+            assert mask.all(), f"only {mask.sum()} of {mask.size} channels of {name} can be pruned{table}"
+    for group in structure.groups:
+        found = "exact" if group.exact else "inexact" if group.slim_only else "counted"
+        if set(group.layers) & set(network.counted):
+            wanted = "counted"
+        elif set(group.layers) & set(network.inexact):
+            wanted = "inexact"
+        elif set(group.layers) & set(network.either):
+            continue
+        else:
+            wanted = "exact"
+        assert found == wanted, f"{group.name} is {found}, not {wanted} ({group.inexact_because}){table}"
+    ours, theirs = report.slim.state_dict(), model.state_dict()
+    for name in network.smaller:
+        assert ours[name].numel() < theirs[name].numel(), f"{name} did not get smaller{table}"
+    reasons = [str(reason) for frozen in structure.frozen for reason in frozen.reasons]
+    for operation in network.frozen:
+        assert any(operation in reason for reason in reasons), f"no reason names {operation}: {sorted(set(reasons))}"
+    if network.trains:
+        assert report.trained, "the network did not run a training step"
+    return report

@@ -1,0 +1,13 @@
+"""Rules: combinations known to break pruning tools: slim equals masked, and what can go can be pruned."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.networks import Network, of_family
+from tests.networks.expectations import check_network
+
+
+@pytest.mark.parametrize("network", of_family("composites"))
+def test_removing_equals_zeroing(network: Network) -> None:
+    check_network(network)
