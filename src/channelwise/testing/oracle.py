@@ -17,11 +17,10 @@ from channelwise.api import ChannelGraph, trace
 from channelwise.inputs.example import number_of_samples
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module, masked_model, slim_state_dict, sparse_state_dict
+from channelwise.testing.chance import WithoutChance
 from channelwise.testing.modules import check_modules, prunable_share, randomise, settle_statistics
 from channelwise.testing.selections import only, random_selection, unbalanced_selection
-from channelwise.testing.values import arguments, cast, digest, distance, doubled, equal, shape_of, tensors
-from channelwise.verify.chance import WithoutChance
-from channelwise.verify.comparing import nudged, seed_generators
+from channelwise.testing.values import arguments, cast, digest, distance, doubled, equal, nudged, shape_of, tensors
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
 UNTOLD = 1e-3
@@ -153,7 +152,7 @@ class _Check:
         """The same on other inputs."""
         chance = WithoutChance() if train else nullcontext()
         with torch.no_grad(), torch.random.fork_rng(devices=[]), chance:
-            seed_generators(list(tensors((args, kwargs))), seed)
+            torch.manual_seed(seed)
             return list(tensors(model.train(train)(*copy.deepcopy(args), **copy.deepcopy(kwargs))))
 
     def slim(self, selection: Selection, *, train: bool = False) -> list[Tensor]:

@@ -45,6 +45,18 @@ def doubled(value: Any) -> Any:
     return _map(double, value)
 
 
+def nudged(value: Any) -> Any:
+    """Floating point tensors with as much noise as rounding makes: what it changes in outputs is no mismatch."""
+
+    def nudge(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return tensor * (1 + 16 * torch.finfo(tensor.dtype).eps * noise.to(tensor.device)).to(tensor.dtype)
+
+    return _map(nudge, value)
+
+
 def tensors(value: Any) -> Iterator[Tensor]:
     """All tensors of a nest of tuples, lists, mappings and objects with attributes, in order."""
     if isinstance(value, Tensor):
