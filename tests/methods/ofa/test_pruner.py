@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 import channelwise as cw
 from channelwise.errors import ChannelwiseError, InvalidArgumentError, NothingToPruneError
 from channelwise.methods.ofa import OFAPruner
-from channelwise.methods.ofa.choices import SpaceFile
+from channelwise.methods.ofa.space import SpaceFile
 from channelwise.recovery import recalibrate
 from channelwise.testing import check_modules
 from tests.methods.ofa.supernets import INPUTS, outputs, small, supernet

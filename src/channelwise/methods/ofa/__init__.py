@@ -1,6 +1,6 @@
 """Once-for-all: one supernet whose subnets share their weights, trained once and searched for any budget."""
 
-from channelwise.methods.ofa.choices import Choice, SearchSpace, Setting
+from channelwise.methods.ofa.choices import Choice, Setting
 from channelwise.methods.ofa.layers import (
     Dynamic,
     DynamicBatchNorm1d,
@@ -20,6 +20,7 @@ from channelwise.methods.ofa.layers import (
 )
 from channelwise.methods.ofa.pruner import OFAPruner
 from channelwise.methods.ofa.sandwich_rule import sandwich
+from channelwise.methods.ofa.space import SearchSpace
 
 __all__ = [
     "Choice", "Dynamic", "DynamicBatchNorm1d", "DynamicBatchNorm2d", "DynamicBatchNorm3d", "DynamicConv1d",

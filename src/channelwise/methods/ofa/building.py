@@ -14,9 +14,10 @@ from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError, NothingToPruneError
 from channelwise.inputs.example import as_arguments, varied
 from channelwise.methods.arguments import listed
-from channelwise.methods.ofa.choices import Choice, SearchSpace, width_choice
+from channelwise.methods.ofa.choices import Choice, width_choice
 from channelwise.methods.ofa.kernels import kernel_candidates
 from channelwise.methods.ofa.sorting import prefix
+from channelwise.methods.ofa.space import SearchSpace
 from channelwise.methods.ofa.supernet import Supernet, build_supernet
 from channelwise.ranking import Criterion
 from channelwise.select.excludes import match_excludes

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
 from channelwise.io.files import Record, read_json, write_json
-from channelwise.methods.ofa.choices import SearchSpace, Setting
+from channelwise.methods.ofa.choices import Setting
 from channelwise.methods.ofa.evolution import FrontEvolution
+from channelwise.methods.ofa.space import SearchSpace
 from channelwise.methods.ofa.window import WindowSpace, bucket_name, buckets
 from channelwise.search import SearchResults
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from channelwise.methods.ofa.choices import SearchSpace
 from channelwise.methods.ofa.layers import dynamic_class
 from channelwise.methods.ofa.parts import Kept, LateParts, Layout, layouts
+from channelwise.methods.ofa.space import SearchSpace
 from channelwise.select.widths import part_count
 from channelwise.structure import Size, Structure, TensorInfo
 from channelwise.surgery.attributes import Kept as Sizes

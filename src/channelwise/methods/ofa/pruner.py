@@ -20,9 +20,10 @@ from channelwise.inputs.batches import ForwardFn
 from channelwise.io.files import write_json
 from channelwise.methods.arguments import check_path
 from channelwise.methods.ofa.building import checked_supernet, search_space
-from channelwise.methods.ofa.choices import SearchSpace, Setting, SpaceFile
+from channelwise.methods.ofa.choices import Setting
 from channelwise.methods.ofa.pareto import Pareto, load_pareto, save_pareto
 from channelwise.methods.ofa.search import Effort, Evaluation, search_subnets
+from channelwise.methods.ofa.space import SearchSpace, SpaceFile
 from channelwise.methods.ofa.supernet import MARK, Supernet, bare
 from channelwise.ranking import Criterion, get
 
@@ -130,7 +131,7 @@ class OFAPruner:
             InvalidArgumentError: not a part of what the supernet was built with.
         """
         supernet = self._supernet()
-        supernet.space = supernet.built.subset(_candidates(supernet.built, candidates))
+        supernet.space = supernet.built.subset(candidates)
         return supernet.space
 
     def sample_subnet(
@@ -340,11 +341,3 @@ def _one_of(name: str, value: Any, other: str, another: Any, default: float) -> 
     if value is not None and another is not None:
         raise InvalidArgumentError(f"{name} and {other} are two names of one argument: give one of them.")
     return next((given for given in (value, another) if given is not None), default)
-
-
-def _candidates(space: SearchSpace, wanted: Any) -> dict[str, Any]:
-    if isinstance(wanted, Mapping):
-        return dict(wanted)
-    space.values(wanted)
-    keys = {"width": "candidate_out_channel_list", "kernel": "candidate_kernel_size_list"}
-    return {choice.name: entry.get(keys[choice.kind]) for choice, entry in zip(space.choices, wanted, strict=True)}

@@ -13,10 +13,10 @@ from torch import nn
 from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError
 from channelwise.inputs.check import describe
-from channelwise.methods.ofa.choices import SearchSpace
 from channelwise.methods.ofa.kernels import ElasticKernel
 from channelwise.methods.ofa.plan import ModulePlan, Plans
 from channelwise.methods.ofa.sorting import importance_order, prefix, sorted_tensors
+from channelwise.methods.ofa.space import SearchSpace
 from channelwise.ranking import Criterion, Weights, bind
 from channelwise.selection import Selection
 from channelwise.structure import Structure

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from channelwise.errors import InvalidArgumentError, UnreachableTargetError
-from channelwise.methods.ofa.choices import SearchSpace
+from channelwise.methods.ofa.space import SearchSpace
 
 # Spaces up to this size are listed: what lies in the window is then known exactly.
 LISTED = 4096
