@@ -17,7 +17,7 @@ from engine import Report, forward, processor, randomised
 from torch import nn
 
 import channelwise as cw
-from channelwise.evaluate.evaluation import CandidateJob
+from channelwise.evaluate.job import CandidateJob
 from channelwise.ranking import Random
 from channelwise.recovery import compensate_from_grams
 from channelwise.statistics import gather

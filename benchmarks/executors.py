@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 
 import channelwise as cw
-from channelwise.evaluate.evaluation import CandidateJob
+from channelwise.evaluate.job import CandidateJob
 from channelwise.execution import Executor, Task
 from channelwise.execution.devices import usable_cores
 from channelwise.execution.inprocess import InProcess

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import channelwise as cw
-from channelwise.evaluate.calibration import Calibration
+from channelwise.evaluate.repair import Calibration
 from channelwise.methods.one_step.candidates import Candidates
 from channelwise.methods.one_step.priors import priors
 from channelwise.methods.sensitivity import Sensitivity, kept_counts

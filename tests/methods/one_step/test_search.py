@@ -15,7 +15,7 @@ from torch import nn
 from channelwise.errors import EvaluationError
 from channelwise.methods import IterativePruningRunner, OneStepPruningRunner
 from channelwise.methods.one_step import runner as one_step
-from channelwise.methods.searching import FAILURES
+from channelwise.methods.search_loop import FAILURES
 from channelwise.search import Trial, get
 from tests.methods.searched import IMAGES, INPUTS, LOADER, Logged, nearness, score_of, wide, widths
 

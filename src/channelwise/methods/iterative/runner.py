@@ -13,7 +13,7 @@ from torch import nn
 
 from channelwise.api import trace
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, ResultsFileError
-from channelwise.evaluate.evaluation import CandidateJob, EvalFn
+from channelwise.evaluate.job import CandidateJob, EvalFn
 from channelwise.execution import Executor
 from channelwise.execution.choice import choose_place
 from channelwise.inputs.check import model_device
@@ -26,11 +26,12 @@ from channelwise.methods.arguments import (
     listed,
     plural,
 )
-from channelwise.methods.excluded import excluded_groups
+from channelwise.methods.excluded_groups import excluded_groups
+from channelwise.methods.info_file import write_info
 from channelwise.methods.iterative.analysis import Analysis
 from channelwise.methods.iterative.targets import Targets
 from channelwise.methods.sensitivity import Sensitivity, SensitivityFile
-from channelwise.methods.spec import read_spec, write_info, write_spec
+from channelwise.methods.spec_file import read_spec, write_spec
 from channelwise.ranking import Criterion, bind, get
 from channelwise.report import Summary
 from channelwise.select.excludes import match_excludes

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from channelwise.errors import NothingToPruneError, UnreachableTargetError
-from channelwise.methods.allocation import loss_curves, severity_profile
+from channelwise.methods.loss_curves import loss_curves, severity_profile
 from channelwise.methods.sensitivity import Sensitivity
-from channelwise.methods.spec import Spec
+from channelwise.methods.spec_file import Spec
 from channelwise.ranking import Criterion
 from channelwise.ranking.weights import Weights
 from channelwise.select.budget import TOLERANCE, counts_for_sparsity, reachable, solve_budget

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.evaluate.calibration import Calibration, has_batch_norm
-from channelwise.evaluate.evaluation import EvalFn, EvaluationJob
+from channelwise.evaluate.job import EvalFn, EvaluationJob
+from channelwise.evaluate.repair import Calibration, has_batch_norm
 from channelwise.execution import Executor
 from channelwise.execution.choice import choose_place
 from channelwise.inputs.batches import ForwardFn
@@ -21,7 +21,7 @@ from channelwise.methods.ofa.evolution import FrontEvolution
 from channelwise.methods.ofa.pareto import Pareto, pareto
 from channelwise.methods.ofa.supernet import Supernet
 from channelwise.methods.ofa.window import WindowSpace
-from channelwise.methods.searching import SearchRun
+from channelwise.methods.search_loop import SearchRun
 from channelwise.ranking import fingerprint
 from channelwise.search import get as get_strategy
 from channelwise.search import open_study

@@ -10,8 +10,8 @@ import torch
 
 from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
-from channelwise.evaluate.calibration import Calibration
-from channelwise.evaluate.kept import pack
+from channelwise.evaluate.candidate import pack
+from channelwise.evaluate.repair import Calibration
 from channelwise.methods.arguments import check_ratio
 from channelwise.ranking import Criterion, Reconstruction, Weights, bind, comparable, scores
 from channelwise.search import Space

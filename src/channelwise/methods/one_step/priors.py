@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 from channelwise.api import ChannelGraph
 from channelwise.errors import ChannelwiseError
-from channelwise.evaluate.calibration import Calibration
-from channelwise.methods.allocation import loss_curves, severity_profile
+from channelwise.evaluate.repair import Calibration
+from channelwise.methods.loss_curves import loss_curves, severity_profile
 from channelwise.methods.one_step.candidates import Candidates
 from channelwise.methods.sensitivity import Sensitivity
 from channelwise.ranking import Criterion, Fisher, RandomProjection, bind, comparable, scores

@@ -15,26 +15,26 @@ from torch import nn
 
 from channelwise.api import trace
 from channelwise.errors import InvalidArgumentError, ResultsFileError
-from channelwise.evaluate.calibration import Calibration, has_batch_norm
-from channelwise.evaluate.evaluation import CandidateJob, EvalFn
+from channelwise.evaluate.job import CandidateJob, EvalFn
+from channelwise.evaluate.repair import Calibration, has_batch_norm
 from channelwise.execution import Executor
 from channelwise.execution.choice import Place, choose_place
 from channelwise.inputs.batches import ForwardFn
 from channelwise.inputs.check import model_device
 from channelwise.methods.arguments import check_args, check_callable, check_mode, check_path
-from channelwise.methods.excluded import excluded_groups
+from channelwise.methods.excluded_groups import excluded_groups
+from channelwise.methods.info_file import write_info
 from channelwise.methods.one_step.candidates import Candidates, ranking_name, shares_kept
-from channelwise.methods.one_step.chosen import (
+from channelwise.methods.one_step.priors import priors
+from channelwise.methods.one_step.pruned_model import (
     DIVISOR,
     chosen_channels,
     mention_missing_repair,
     repaired_slim,
     sparse_from_slim,
 )
-from channelwise.methods.one_step.priors import priors
-from channelwise.methods.searching import SearchRun
+from channelwise.methods.search_loop import SearchRun
 from channelwise.methods.sensitivity import Sensitivity, SensitivityFile
-from channelwise.methods.spec import write_info
 from channelwise.ranking import Criterion, fingerprint, get
 from channelwise.report import Summary
 from channelwise.search import Key, SearchResults, Trial, latest, open_study, read_searches

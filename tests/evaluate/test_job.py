@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from channelwise import trace
-from channelwise.evaluate.evaluation import CandidateJob
+from channelwise.evaluate.job import CandidateJob
 from tests.methods.small import INPUTS, closeness, net
 
 HALF = {"first": np.arange(4)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from channelwise.errors import ResultsFileError
-from channelwise.evaluate.kept import pack, unpack
+from channelwise.evaluate.candidate import pack, unpack
 from channelwise.selection import Selection
 from tests.handmade import chain
 

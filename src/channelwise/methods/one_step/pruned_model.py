@@ -7,9 +7,9 @@ import logging
 from torch import nn
 
 from channelwise.api import ChannelGraph
-from channelwise.evaluate.calibration import Calibration, has_batch_norm
-from channelwise.evaluate.evaluation import same_randomness
-from channelwise.evaluate.kept import unpack
+from channelwise.evaluate.candidate import unpack
+from channelwise.evaluate.job import same_randomness
+from channelwise.evaluate.repair import Calibration, has_batch_norm
 from channelwise.inputs.check import model_device
 from channelwise.methods.one_step.candidates import Candidates
 from channelwise.ranking import Criterion

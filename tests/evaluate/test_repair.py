@@ -11,7 +11,7 @@ from torch import nn
 
 import channelwise as cw
 from channelwise.errors import EvaluationError, InvalidArgumentError
-from channelwise.evaluate.calibration import SAMPLES, Calibration, calibration_batches
+from channelwise.evaluate.repair import SAMPLES, Calibration, calibration_batches
 from channelwise.recovery import recalibrate
 from tests.methods.searched import IMAGES, INPUTS, LOADER, wide
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from channelwise.methods.allocation import Curve, larger_is_better, loss_curves, severity_profile
+from channelwise.methods.loss_curves import Curve, larger_is_better, loss_curves, severity_profile
 from channelwise.methods.sensitivity import Sensitivity
 from channelwise.structure import Group, Structure
 

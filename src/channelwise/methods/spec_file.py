@@ -1,4 +1,4 @@
-"""Spec files (what a pruning removed, to be repeated) and info files (channels of every layer before and after)."""
+"""The .spec file: what a pruning removed, to be repeated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
-from torch import nn
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
 from channelwise.io.files import Record, read_json, write_json, writing
@@ -19,16 +18,6 @@ from channelwise.structure import Structure
 log = logging.getLogger(__name__)
 
 VERSION = 1
-SIZES = (
-    "in_channels",
-    "out_channels",
-    "groups",
-    "in_features",
-    "out_features",
-    "num_features",
-    "num_channels",
-    "num_parameters",
-)
 
 
 class GroupSpec(Record):
@@ -57,33 +46,6 @@ class _Version(BaseModel):
     """Just the version: a newer format may have fields that this one does not know."""
 
     version: int = VERSION
-
-
-class Change(Record):
-    """A size before and after."""
-
-    before: int
-    after: int
-
-
-class LayerInfo(Record):
-    """One layer with parameters: its class and its sizes."""
-
-    type: str
-    sizes: dict[str, Change]
-
-
-class Info(Record):
-    """The file that ``pruning_info_path`` asks for."""
-
-    format: Literal["channelwise-info"] = "channelwise-info"
-    version: int = VERSION
-    model: str
-    macs_before: float
-    macs_after: float
-    params_before: int
-    params_after: int
-    layers: dict[str, LayerInfo]
 
 
 def write_spec(path: Path, structure: Structure, selection: Selection, summary: Summary) -> None:
@@ -145,33 +107,6 @@ def _version(path: str | os.PathLike[str]) -> int:
         return read_json(path, _Version).version
     except ResultsFileError:
         return VERSION  # what is wrong is told when all of the file is read
-
-
-def write_info(path: str | os.PathLike[str], dense: nn.Module, slim: nn.Module, summary: Summary) -> None:
-    """Write the sizes of all layers before and after to ``path``."""
-    after = dict(slim.named_modules())
-    layers = {}
-    for name, module in dense.named_modules():
-        if name not in after or not any(True for _ in module.parameters(recurse=False)):
-            continue
-        sizes = {
-            key: Change(before=value, after=getattr(after[name], key))
-            for key, value in vars(module).items()
-            if key in SIZES and isinstance(value, int)
-        }
-        if sizes:
-            layers[name] = LayerInfo(type=type(module).__name__, sizes=sizes)
-    write_json(
-        path,
-        Info(
-            model=summary.model,
-            macs_before=summary.macs_before,
-            macs_after=summary.macs_after,
-            params_before=summary.params_before,
-            params_after=summary.params_after,
-            layers=layers,
-        ),
-    )
 
 
 def _move_foreign(path: Path, digest: str) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from channelwise.evaluate.calibration import Calibration
-from channelwise.evaluate.kept import unpack
+from channelwise.evaluate.candidate import unpack
+from channelwise.evaluate.repair import Calibration
 from channelwise.evaluate.scores import as_score
 from channelwise.structure import Structure
 from channelwise.surgery.clone import clone_module
