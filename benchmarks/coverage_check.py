@@ -19,10 +19,12 @@ from coverage_models import Entry
 from torch import nn
 
 import channelwise as cw
+from channelwise.inputs.example import cast
+from channelwise.inputs.tree import tensors_in
 from channelwise.report.inspection import frozen_outputs
 from channelwise.testing.modules import prunable_outputs
 from channelwise.testing.oracle import check_oracle
-from channelwise.testing.values import cast, distance, tensors
+from channelwise.testing.values import distance
 
 LARGE = 80e6
 """Parameters of a model that is compared in its own precision, as several copies have to fit the memory."""
@@ -214,9 +216,9 @@ def _reloaded(entry: Entry, graph: cw.ChannelGraph, inputs: tuple[Any, ...]) -> 
         again = cw.load(entry.build(), path).eval()
     with torch.no_grad():
         torch.manual_seed(0)
-        first = list(tensors(slim(*inputs)))
+        first = tensors_in(slim(*inputs), attributes=True)
         torch.manual_seed(0)
-        second = list(tensors(again(*inputs)))
+        second = tensors_in(again(*inputs), attributes=True)
     if distance(first, second) > 0:
         raise AssertionError("the reloaded model has other outputs than the saved one")
     return True

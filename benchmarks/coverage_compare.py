@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from channelwise.inputs.example import cast, doubled
+from channelwise.inputs.tree import tensors_in
 from channelwise.surgery import clone_module
 from channelwise.testing.modules import randomise, settle_statistics
-from channelwise.testing.values import cast, distance, doubled, shape_of, tensors
+from channelwise.testing.values import distance, shape_of
 
 LIMITS = {True: 1e-6, False: 1e-3}
 """Relative differences of outputs that rounding explains, in float64 and otherwise; wrong channels make about 1."""
@@ -155,13 +157,13 @@ def _compute(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, list[Any]]
     # Under no_grad the counter stumbles over expanded parameters.
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         outputs = model(*copy.deepcopy(inputs))
-    return int(counter.get_total_flops()), [shape_of(t) for t in tensors(outputs)]
+    return int(counter.get_total_flops()), [shape_of(t) for t in tensors_in(outputs, attributes=True)]
 
 
 def _outputs(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return list(tensors(model(*copy.deepcopy(inputs))))
+        return tensors_in(model(*copy.deepcopy(inputs)), attributes=True)
 
 
 def _demand_same_shapes(before: list[Any], after: list[Any]) -> None:
@@ -219,7 +221,7 @@ def notices_zeros(model: nn.Module, inputs: tuple[Any, ...]) -> str:
                 seen.append("a kernel over channels")
             return func(*args, **(kwargs or {}))
 
-    axes = max(t.dim() for t in tensors(inputs))
+    axes = max(t.dim() for t in tensors_in(inputs, attributes=True))
     with Watch():
         _outputs(model, inputs)
     return seen[0].removeprefix("_").removeprefix("native_") if seen else ""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import channelwise as cw
-from channelwise.testing.values import tensors
+from channelwise.inputs.tree import tensors_in
 
 Steps = Generator[None, None, nn.Module]
 
@@ -68,7 +68,7 @@ def output_layers(model: nn.Module, inputs: tuple[Any, ...]) -> list[nn.Module]:
         for hook in hooks:
             hook.remove()
     found: dict[nn.Module, None] = {}
-    todo = [t.grad_fn for t in tensors(outputs) if t.grad_fn is not None]
+    todo = [t.grad_fn for t in tensors_in(outputs, attributes=True) if t.grad_fn is not None]
     seen = set(todo)
     while todo:
         node = todo.pop()

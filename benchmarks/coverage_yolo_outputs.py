@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from channelwise.testing.values import tensors
+from channelwise.inputs.tree import tensors_in
 
 NOTHING = 1e-5
 """Of scores that are all smaller than this, only that they are is compared: the smallest are zero in some runtimes."""
@@ -17,7 +17,8 @@ def predictions(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     """What the model predicts, without the raw values that it returns beside."""
     with torch.no_grad():
         output = model.eval()(images)
-    return apart(tensors(output[0] if isinstance(output, (tuple, list)) else output), getattr(model, "end2end", False))
+    first = output[0] if isinstance(output, (tuple, list)) else output
+    return apart(tensors_in(first, attributes=True), getattr(model, "end2end", False))
 
 
 def apart(outputs: Iterable[torch.Tensor], end2end: bool) -> list[torch.Tensor]:
@@ -48,7 +49,7 @@ def difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float
 def run_exported(file: str, images: torch.Tensor) -> list[torch.Tensor]:
     if file.endswith(".torchscript"):
         with torch.no_grad():
-            return list(tensors(torch.jit.load(file)(images)))
+            return tensors_in(torch.jit.load(file)(images), attributes=True)
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

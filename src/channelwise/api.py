@@ -15,6 +15,7 @@ from channelwise import cost
 from channelwise.errors import ChannelwiseError, InvalidArgumentError, TraceError
 from channelwise.inputs.check import check_model
 from channelwise.inputs.example import as_arguments, is_constant, own_copy, varied
+from channelwise.inputs.tree import tensors_in
 from channelwise.report.graph import graph_table
 from channelwise.select.choice import select
 from channelwise.select.excludes import match_excludes
@@ -23,7 +24,6 @@ from channelwise.solve.build import build, group_labels
 from channelwise.structure import Cause, Frozen, Group, Reason, Structure
 from channelwise.surgery import clone_module, masked_model, slim_model, sparse_model
 from channelwise.surgery.clone import like_parameter
-from channelwise.tracing.context import tensors_in
 from channelwise.tracing.dispatch import WritesParameters
 from channelwise.tracing.recording import Trace, named_tensors, tensors_with_role
 from channelwise.tracing.tracer import trace_passes, undisturbed_randomness

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 import channelwise
+from channelwise.inputs.tree import tensors_in
 from channelwise.surgery import slim_state_dict
 from channelwise.testing import OracleReport, check_oracle
 from channelwise.testing.selections import only
-from channelwise.testing.values import distance, tensors
+from channelwise.testing.values import distance
 from tests.random_networks.network import BATCH, CHANNELS, Plan, RandomNetwork
 from tests.random_networks.selections import Choice
 
@@ -52,7 +53,7 @@ def check_sparse(report: OracleReport, plan: Plan) -> None:
     slim = graph.slim(selection)
     slim.load_state_dict(slim_state_dict(sparse.state_dict(), graph.structure, selection))
     with torch.no_grad():
-        ours, theirs = list(tensors(slim.eval()(x.clone()))), list(tensors(sparse.eval()(x.clone())))
+        ours, theirs = (tensors_in(network.eval()(x.clone()), attributes=True) for network in (slim, sparse))
     error = distance(ours, theirs)
     assert error < 1e-7, f"after a training step the sparse model and what is cut out of it differ by {error:.2e}"
 
@@ -62,7 +63,7 @@ def step(model: nn.Module, x: torch.Tensor) -> bool:
     parameters = [p for p in model.train().parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
     try:
-        loss = sum(t.square().mean() for t in tensors(model(x.clone())))
+        loss = sum(t.square().mean() for t in tensors_in(model(x.clone()), attributes=True))
         loss.backward()  # type: ignore[union-attr]
     except RuntimeError:
         return False

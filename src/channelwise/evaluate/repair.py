@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from channelwise.api import ChannelGraph
 from channelwise.errors import EvaluationError, InvalidArgumentError
-from channelwise.inputs.batches import ForwardFn, batches_of, check_loader, tensors_in
+from channelwise.inputs.batches import ForwardFn, batches_of, check_loader
+from channelwise.inputs.tree import tensors_in
 from channelwise.ranking import fingerprint
 from channelwise.recovery import compensate, compensate_from_grams, recalibrate
 from channelwise.selection import Selection
@@ -131,8 +130,8 @@ def _enough(batches: Iterator[Any]) -> Iterator[Any]:
     seen = 0
     for batch in batches:
         yield batch
-        first = next(islice(tensors_in(batch), 1), None)
-        seen += len(first) if isinstance(first, torch.Tensor) and first.dim() else 1
+        first = next(iter(tensors_in(batch)), None)
+        seen += 1 if first is None or not first.dim() else len(first)
         if seen >= SAMPLES:
             return
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.inputs.check import describe, model_device
+from channelwise.inputs.tree import mapped, tensors_in
 
 ForwardFn = Callable[[nn.Module, Any], Any]
 
@@ -92,7 +93,7 @@ def forward(model: nn.Module, batch: Any, forward_fn: ForwardFn | None = None) -
     if forward_fn is not None:
         return forward_fn(model, batch)
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not any(True for _ in tensors_in(inputs)):
+    if not tensors_in(inputs):
         raise InvalidArgumentError(
             f"a batch of the loader has no tensor as its input: it is {describe(batch)}"
             + (f", of which the first item is {describe(inputs)}" if inputs is not batch else "")
@@ -126,28 +127,9 @@ def _check_call(model: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[
 
 def moved(value: Any, device: torch.device) -> Any:
     """``value`` with all tensors in its tuples, lists and dicts on ``device``; what is there already is not copied."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=device.type == "cuda")
-    if not any(t.device != device for t in tensors_in(value)):
+    if all(tensor.device == device for tensor in tensors_in(value)):
         return value
-    if isinstance(value, Mapping):
-        items = {key: moved(item, device) for key, item in value.items()}
-        return type(value)(items) if type(value) is not dict else items  # type: ignore[call-arg]
-    if hasattr(value, "_fields"):
-        return type(value)(*(moved(item, device) for item in value))
-    return type(value)(moved(item, device) for item in value)
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """All tensors in a value made of tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
+    return mapped(value, lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
 
 @contextmanager

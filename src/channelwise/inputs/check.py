@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from channelwise.errors import InvalidArgumentError, UnsupportedModelError
+from channelwise.inputs.tree import tensors_in
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def check_inputs(inputs: object, kwargs: Mapping[str, object] | None = None) -> 
         )
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise InvalidArgumentError(f"kwargs must be a dict of the model's keyword arguments, not {describe(kwargs)}.")
-    tensors = [*_tensors(inputs), *_tensors(kwargs or {})]
+    tensors = tensors_in([inputs, kwargs])
     if not tensors:
         hint = ""
         if isinstance(inputs, (tuple, list)) and inputs and all(isinstance(n, int) for n in inputs):
@@ -88,17 +89,6 @@ def check_inputs(inputs: object, kwargs: Mapping[str, object] | None = None) -> 
             f"the batch is empty: the first tensor has shape {tuple(tensors[0].shape)}. Give at least one sample."
         )
     return tensors
-
-
-def _tensors(value: object) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
 
 
 def _check_module(name: str, module: nn.Module) -> None:

@@ -1,11 +1,13 @@
-"""Example inputs: as arguments of the model, in private copies, and with nothing constant in them."""
+"""Example inputs: as arguments of the model, in private copies, of another type, doubled, with nothing constant."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+
+from channelwise.inputs.tree import mapped
 
 
 def as_arguments(inputs: Any, kwargs: Mapping[str, Any] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -44,25 +46,26 @@ def is_constant(tensor: torch.Tensor) -> bool:
 
 def own_copy(value: Any) -> Any:
     """The inputs with their tensors copied: models may write into what they are given."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    return _rebuilt(value, own_copy)
+    return mapped(value, lambda tensor: tensor.detach().clone())
 
 
 def varied(value: Any) -> Any:
     """The inputs with constant images replaced by random ones: zeros would hide mismatches."""
-    if isinstance(value, torch.Tensor):
-        if value.is_floating_point() and value.numel() > 1 and is_constant(value):
+
+    def vary(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_floating_point() and tensor.numel() > 1 and is_constant(tensor):
             generator = torch.Generator().manual_seed(0)
-            return torch.randn(value.shape, generator=generator).to(value.device, value.dtype)
-        return value
-    return _rebuilt(value, varied)
+            return torch.randn(tensor.shape, generator=generator).to(tensor.device, tensor.dtype)
+        return tensor
+
+    return mapped(value, vary)
 
 
-def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Plain containers with ``change`` applied to what they hold; anything else as it is."""
-    if type(value) is dict:
-        return {k: change(v) for k, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(change(v) for v in value)
-    return value
+def doubled(value: Any) -> Any:
+    """The inputs with two samples that differ where there is one: batch norm wants more than one value a channel."""
+    return mapped(value, lambda t: torch.cat([t, t.flip(-1)]) if t.ndim and t.shape[0] == 1 else t)
+
+
+def cast(value: Any, dtype: torch.dtype | None) -> Any:
+    """The inputs with floating point tensors as ``dtype``; None leaves them as they are."""
+    return mapped(value, lambda t: t.to(dtype) if dtype is not None and t.is_floating_point() else t)

@@ -1,50 +1,92 @@
-"""What a network returned: its tensors, and all values in it that can be compared."""
+"""One walk over nested values: what arguments, batches and outputs hold, and the same values with other tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence, Set
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+_WHOLE = (torch.Tensor, int, float, str, bytes, range, np.ndarray, np.generic, type, nn.Module)
+"""Never looked into, although some of these can be iterated or have attributes."""
 
-def output_tensors(output: Any) -> list[torch.Tensor]:
-    """All tensors in what a model returned: in containers and in the attributes of objects, however deep."""
-    found: list[torch.Tensor] = []
-    _visit(output, lambda leaf: found.append(leaf) if isinstance(leaf, torch.Tensor) else None, set())
+_SEQUENCES = (list, tuple, Sequence, Set)
+_MAPPINGS = (dict, Mapping)
+"""Plain types first: they are recognised much faster, and a trace looks into the arguments of every operator."""
+
+
+def leaves(value: Any, attributes: bool = False) -> list[Any]:
+    """What lists, tuples, sets and mappings hold, however deep, in order; a value of another type is one leaf.
+
+    With ``attributes`` the leaves are what such values hold in their attributes, each container and object once.
+    """
+    found: list[Any] = []
+    _visit(value, found, set() if attributes else None)
     return found
 
 
+def tensors_in(value: Any, attributes: bool = False) -> list[torch.Tensor]:
+    """The leaves that are tensors."""
+    return [leaf for leaf in leaves(value, attributes) if isinstance(leaf, torch.Tensor)]
+
+
 def output_values(output: Any) -> list[torch.Tensor]:
-    """These tensors and arrays, dense ones; where there are none, plain numbers: beside others they count or time."""
-    leaves: list[Any] = []
-    _visit(output, leaves.append, set())
+    """What can be compared of an output: its tensors and arrays, dense ones; where it has neither, its plain numbers.
+
+    Numbers beside tensors count or time.
+    """
     found: list[torch.Tensor] = []
-    for leaf in leaves:
+    values = leaves(output, attributes=True)
+    for leaf in values:
         if isinstance(leaf, torch.Tensor):
             found += leaf.unbind() if leaf.is_nested else [leaf if leaf.layout == torch.strided else leaf.to_dense()]
         elif isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype.kind in "bifc":
             found.append(torch.from_numpy(np.array(leaf)))
-    if found:
-        return found
-    return [torch.tensor(float(leaf)) for leaf in leaves if isinstance(leaf, (int, float))]
+    return found or [torch.tensor(float(leaf)) for leaf in values if isinstance(leaf, (int, float))]
 
 
-# A function of its own: one that closes over its results keeps tensors alive, and there is no garbage collection.
-def _visit(value: Any, note: Callable[[Any], None], seen: set[int]) -> None:
-    if isinstance(value, (torch.Tensor, np.ndarray, np.generic, int, float)):
-        note(value)
-        return
-    if id(value) in seen or isinstance(value, (str, bytes, type, nn.Module)):
-        return
-    seen.add(id(value))
+def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The value with ``change`` applied to the tensors in its lists, tuples and mappings.
+
+    Lists and mappings are copied and keep their type. Tuples without a change stay as they are, and so do other values.
+    """
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        items = [mapped(item, change) for item in value]
+        if all(new is old for new, old in zip(items, value, strict=True)):
+            return value
+        return getattr(value, "_make", type(value))(items)
+    if isinstance(value, (MutableSequence, MutableMapping)):
+        result = copy.copy(value)
+        for key in range(len(value)) if isinstance(value, MutableSequence) else value:
+            result[key] = mapped(value[key], change)
+        return result
     if isinstance(value, Mapping):
-        for item in value.values():
-            _visit(item, note, seen)
-    elif isinstance(value, (Sequence, set, frozenset)):
+        return type(value)({key: mapped(item, change) for key, item in value.items()})  # type: ignore[call-arg]
+    return value
+
+
+# No closure that calls itself: it would keep tensors alive until a garbage collection, which does not run in a trace.
+def _visit(value: Any, found: list[Any], seen: set[int] | None) -> None:
+    if isinstance(value, _WHOLE):
+        found.append(value)
+        return
+    if seen is not None:
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+    if isinstance(value, _SEQUENCES):
         for item in value:
-            _visit(item, note, seen)
-    for name in [*getattr(value, "__dict__", ()), *getattr(type(value), "__slots__", ())]:
-        _visit(getattr(value, name, None), note, seen)
+            _visit(item, found, seen)
+    elif isinstance(value, _MAPPINGS):
+        for item in value.values():
+            _visit(item, found, seen)
+    elif seen is None:
+        found.append(value)
+    if seen is not None:
+        for name in [*getattr(value, "__dict__", ()), *getattr(type(value), "__slots__", ())]:
+            _visit(getattr(value, name, None), found, seen)

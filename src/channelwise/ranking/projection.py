@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.inputs.batches import tensors_in
+from channelwise.inputs.tree import tensors_in
 
 
 class RandomProjection:

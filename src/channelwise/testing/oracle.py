@@ -14,13 +14,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from channelwise.api import ChannelGraph, trace
-from channelwise.inputs.example import number_of_samples
+from channelwise.inputs.example import as_arguments, cast, doubled, number_of_samples
+from channelwise.inputs.tree import tensors_in
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module, masked_model, slim_state_dict, sparse_state_dict
 from channelwise.testing.chance import WithoutChance
 from channelwise.testing.modules import check_modules, prunable_share, randomise, settle_statistics
 from channelwise.testing.selections import only, random_selection, unbalanced_selection
-from channelwise.testing.values import arguments, cast, digest, distance, doubled, equal, nudged, shape_of, tensors
+from channelwise.testing.values import digest, distance, equal, nudged, shape_of
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
 UNTOLD = 1e-3
@@ -80,7 +81,7 @@ def check_oracle(
     if dtype is not None:
         model.to(dtype)
     randomise(model, seed)
-    args, named = arguments(inputs, kwargs)
+    args, named = as_arguments(inputs, kwargs)
     args, named = cast(args, dtype), cast(named, dtype)
     settle_statistics(model, *_two_samples(args, named), seed)
     before = {name: digest(tensor) for name, tensor in model.state_dict().items()}
@@ -153,7 +154,7 @@ class _Check:
         chance = WithoutChance() if train else nullcontext()
         with torch.no_grad(), torch.random.fork_rng(devices=[]), chance:
             torch.manual_seed(seed)
-            return list(tensors(model.train(train)(*copy.deepcopy(args), **copy.deepcopy(kwargs))))
+            return tensors_in(model.train(train)(*copy.deepcopy(args), **copy.deepcopy(kwargs)), attributes=True)
 
     def slim(self, selection: Selection, *, train: bool = False) -> list[Tensor]:
         """Outputs of a slim model."""
@@ -307,7 +308,7 @@ class _Check:
             return False
         optimizer = torch.optim.SGD(parameters, lr=1e-3)
         args, kwargs = copy.deepcopy(self.two)
-        outputs = [t for t in tensors(model(*args, **kwargs)) if t.is_floating_point()]
+        outputs = [t for t in tensors_in(model(*args, **kwargs), attributes=True) if t.is_floating_point()]
         loss = sum((t.square().mean() for t in outputs), torch.zeros(()))
         if not loss.requires_grad:
             return False

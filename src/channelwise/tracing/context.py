@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -224,24 +223,3 @@ def _block_representatives(found: LabelMap) -> np.ndarray:
         return found.flat
     rows = np.moveaxis(found.labels, found.axis, -1).reshape(-1, found.labels.shape[found.axis])
     return np.unique(rows, axis=0).reshape(-1)
-
-
-def tensors_in(values: Any) -> list[torch.Tensor]:
-    """All tensors in nested lists, tuples and dicts of arguments."""
-    found: list[torch.Tensor] = []
-    _collect(values, found)
-    return found
-
-
-def _collect(values: Any, found: list[torch.Tensor]) -> None:
-    if isinstance(values, torch.Tensor):
-        found.append(values)
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            if isinstance(value, torch.Tensor):
-                found.append(value)
-            elif isinstance(value, (list, tuple, dict)):
-                _collect(value, found)
-    elif isinstance(values, dict):
-        for value in values.values():
-            _collect(value, found)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from channelwise.inputs.tree import tensors_in
 from channelwise.structure import Cause
 from channelwise.tracing import rules
-from channelwise.tracing.context import TraceContext, tensors_in
+from channelwise.tracing.context import TraceContext
 from channelwise.tracing.memory.copies import Copy, depends_on_widths
 from channelwise.tracing.memory.flow import Flow
 from channelwise.tracing.outline import HEAVY, zeros_instead

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from channelwise.tracing.context import Maps, TraceContext, tensors_in
+from channelwise.inputs.tree import tensors_in
+from channelwise.tracing.context import Maps, TraceContext
 from channelwise.tracing.recording import CallShapes, CountedCall, Trace
 
 

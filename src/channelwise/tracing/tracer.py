@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from channelwise.inputs.example import number_of_samples
-from channelwise.inputs.tree import output_tensors, output_values
+from channelwise.inputs.example import doubled, number_of_samples
+from channelwise.inputs.tree import output_values, tensors_in
 from channelwise.structure import Cause, Reason
 from channelwise.tracing.code.numbers import attribute_of, candidates
 from channelwise.tracing.code.other_ways import candidates_elsewhere
 from channelwise.tracing.code.watch import FunctionWatch, ask_where_widths_are_read, names_reached
-from channelwise.tracing.context import TraceContext, tensors_in
+from channelwise.tracing.context import TraceContext
 from channelwise.tracing.dispatch import LabelMode
 from channelwise.tracing.labels import LabelSpace
 from channelwise.tracing.memory.copies import written_into
@@ -88,7 +88,7 @@ def run_labelled(
         raise
     finally:
         tracker.remove()
-    outputs = output_tensors(output)
+    outputs = tensors_in(output, attributes=True)
     ctx.use(outputs)
     for tensor in outputs if freeze else ():
         for m in ctx.maps(tensor):
@@ -148,17 +148,6 @@ def _train_pass(
     trace.notes.append(f"the training path was skipped, as it does not run on the inputs alone: {error}")
     logger.info("%s", trace.notes[-1])
     return None
-
-
-def doubled(value: Any) -> Any:
-    """The same arguments with every batch of 1 repeated, for batch norms that want more than one value a channel."""
-    if isinstance(value, torch.Tensor):
-        return torch.cat([value, value]) if value.ndim and value.shape[0] == 1 else value
-    if isinstance(value, dict):
-        return {k: doubled(v) for k, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(doubled(v) for v in value)
-    return value
 
 
 def _done_with_channels(trace: Trace, ctx: TraceContext) -> Counter[tuple[str, str]]:

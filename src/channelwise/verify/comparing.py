@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from channelwise.inputs.tree import output_values
-from channelwise.tracing.context import tensors_in
+from channelwise.inputs.example import cast
+from channelwise.inputs.tree import mapped, output_values, tensors_in
 from channelwise.tracing.tracer import undisturbed_randomness
 from channelwise.verify.chance import WithoutChance
 
@@ -110,14 +110,14 @@ def in_double(outputs: Sequence[torch.Tensor]) -> bool:
 
 def nudged(value: Any) -> Any:
     """The inputs with as much noise as rounding makes: what it changes in the outputs is no mismatch."""
-    if isinstance(value, torch.Tensor):
-        if not value.is_floating_point():
-            return value
-        noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        return value * (1 + 16 * torch.finfo(value.dtype).eps * noise.to(value.device)).to(value.dtype)
-    if isinstance(value, dict):
-        return {k: nudged(v) for k, v in value.items()}
-    return type(value)(nudged(v) for v in value) if type(value) in (list, tuple) else value
+
+    def nudge(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return tensor * (1 + 16 * torch.finfo(tensor.dtype).eps * noise.to(tensor.device)).to(tensor.dtype)
+
+    return mapped(value, nudge)
 
 
 def of_outputs(slim: Maker, masked: Maker, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Both:
@@ -137,7 +137,8 @@ def difference_in_double(
     ``of``: what of them is compared.
     """
     try:
-        one, other = of(partial(_double, slim), partial(_double, masked), _doubled(list(args)), _doubled(dict(kwargs)))
+        args, kwargs = cast(list(args), torch.float64), cast(dict(kwargs), torch.float64)
+        one, other = of(partial(_double, slim), partial(_double, masked), args, kwargs)
         return difference(one, other, _BESIDE_SINGLE) or ""
     except Exception:  # code or devices that want single precision
         return None
@@ -146,14 +147,6 @@ def difference_in_double(
 def _double(make: Maker) -> nn.Module:
     # The model may share its tensors with the user's.
     return copy.deepcopy(make()).double()
-
-
-def _doubled(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.double() if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return {k: _doubled(v) for k, v in value.items()}
-    return type(value)(_doubled(v) for v in value) if type(value) in (list, tuple) else value
 
 
 def _tolerance(outputs: Sequence[torch.Tensor]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from channelwise.inputs.tree import output_tensors
+from channelwise.inputs.tree import tensors_in
 from channelwise.verify.comparing import Both, Maker, difference, nudged, run_once
 
 Call = tuple[str, int]
@@ -62,7 +62,7 @@ def _seen(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], nois
     counts: Counter[str] = Counter()
 
     def look(name: str, module: nn.Module, inputs: Any, output: Any) -> Any:
-        for tensor in output_tensors(output):
+        for tensor in tensors_in(output, attributes=True):
             found[name, counts[name]] = tensor.shape, _some(tensor)
             counts[name] += 1
         return nudged(output) if noise else None

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from channelwise.inputs.example import doubled
+from channelwise.inputs.tree import tensors_in
 from channelwise.structure import Structure
-from channelwise.tracing.context import MacRecord, tensors_in
+from channelwise.tracing.context import MacRecord
 from channelwise.tracing.labels import LabelSpace
 from channelwise.tracing.recording import Trace
-from channelwise.tracing.tracer import doubled, run_labelled
+from channelwise.tracing.tracer import run_labelled
 from channelwise.verify.built import Built
 from channelwise.verify.comparing import (
     Maker,

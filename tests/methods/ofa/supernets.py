@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from channelwise.inputs.example import cast
+from channelwise.inputs.tree import tensors_in
 from channelwise.methods.ofa import OFAPruner, Setting
 from channelwise.methods.ofa.layers import Dynamic
 from channelwise.surgery import clone_module, sparse_state_dict
 from channelwise.testing import check_modules, randomise
 from channelwise.testing.modules import settle_statistics
 from channelwise.testing.oracle import unfused_attention
-from channelwise.testing.values import cast, distance, equal, tensors
+from channelwise.testing.values import distance, equal
 
 
 class Checked:
@@ -62,7 +64,7 @@ class Checked:
         args, kwargs = copy.deepcopy((cast(self.args, dtype), cast(self.kwargs, dtype)))
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return list(tensors(model.to(dtype).train(train)(*args, **kwargs)))
+            return tensors_in(model.to(dtype).train(train)(*args, **kwargs), attributes=True)
 
     def full_width_is_the_original(self) -> None:
         """In eval mode; in train mode with the buffers after it, up to the order of channels. Both in float64."""
@@ -160,13 +162,13 @@ class Checked:
     def backward(self, model: nn.Module) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            outputs = list(tensors(model.eval()(*copy.deepcopy(self.args), **copy.deepcopy(self.kwargs))))
+            outputs = tensors_in(model.eval()(*copy.deepcopy(self.args), **copy.deepcopy(self.kwargs)), attributes=True)
         loss = sum((t.square().mean() for t in outputs if t.is_floating_point()), torch.zeros(()))
         if loss.requires_grad:
             loss.backward()
 
     def flops(self, model: nn.Module) -> float:
-        batch = next(t.shape[0] for t in tensors((self.args, self.kwargs)))
+        batch = next(t.shape[0] for t in tensors_in((self.args, self.kwargs), attributes=True))
         with unfused_attention(), FlopCounterMode(display=False) as counter:
             model.eval()(*copy.deepcopy(self.args), **copy.deepcopy(self.kwargs))
         return counter.get_total_flops() / batch

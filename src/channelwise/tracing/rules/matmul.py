@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from channelwise.tracing.context import TraceContext, tensors_in
+from channelwise.inputs.tree import tensors_in
+from channelwise.tracing.context import TraceContext
 from channelwise.tracing.labels import LabelMap, along
 from channelwise.tracing.rules.pointwise import join_elements
 from channelwise.tracing.rules.registry import operators, rule

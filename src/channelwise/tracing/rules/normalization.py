@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from channelwise.inputs.tree import tensors_in
 from channelwise.structure import Role
-from channelwise.tracing.context import TraceContext, tensors_in
+from channelwise.tracing.context import TraceContext
 from channelwise.tracing.labels import LabelMap
 from channelwise.tracing.rules.registry import operators, rule
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from channelwise.tracing.context import TraceContext, tensors_in
+from channelwise.inputs.tree import tensors_in
+from channelwise.tracing.context import TraceContext
 from channelwise.tracing.labels import LabelMap
 from channelwise.tracing.rules.registry import Rule, operators, rule
 
