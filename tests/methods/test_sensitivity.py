@@ -9,7 +9,7 @@ import pytest
 
 from channelwise import trace
 from channelwise.errors import ResultsFileError
-from channelwise.io.files import Journal
+from channelwise.io.journal import Journal
 from channelwise.methods.sensitivity import Evaluation, Plan, SensitivityFile, kept_counts
 from channelwise.structure import Structure
 from tests.methods.small import INPUTS, evaluations, net

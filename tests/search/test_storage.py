@@ -19,7 +19,7 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
-from channelwise.io.files import LockOwner, this_process
+from channelwise.io.process import Process, this_process
 from channelwise.search import Candidate, latest, open_study, read_searches
 from channelwise.search import storage as storage_module
 from tests.search.searches import climb, space
@@ -282,20 +282,20 @@ def test_a_driver_that_was_slower_withdraws_the_same_candidate(tmp_path: Path) -
         assert len(two.results.trials) == 2
 
 
-def owned_by(storage: RDBStorage, owner: LockOwner) -> None:
+def owned_by(storage: RDBStorage, owner: Process) -> None:
     (study,) = storage.get_all_studies()
     for trial in storage.get_all_trials(study._study_id):
         if not trial.state.is_finished():
             storage.set_trial_user_attr(trial._trial_id, "owner", owner.model_dump())
 
 
-def ended_process() -> LockOwner:
+def ended_process() -> Process:
     process = multiprocessing.get_context("fork").Process(target=int)
     process.start()
     pid = process.pid
     process.join()
     assert pid is not None
-    return this_process().model_copy(update={"pid": pid, "started": "1"})
+    return this_process().model_copy(update={"pid": pid})
 
 
 @pytest.mark.parametrize("ended", [True, False])
@@ -307,7 +307,7 @@ def test_only_what_an_ended_process_has_begun_is_taken_over(
         begun = study.ask()
         study._mine.clear()  # it is not released, as when the process is killed
     assert begun is not None
-    elsewhere = LockOwner(pid=1, host="another-machine", started="1")
+    elsewhere = Process(pid=1, host="another-machine", started="1")
     owned_by(storage, ended_process() if ended else elsewhere)
     with caplog.at_level(logging.INFO), open_study(space(), "Net", storage=storage, budget=5) as study:
         asked = climb(study)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from channelwise.io.files import Record, write_json
+from channelwise.io.record import Record, write_json
 from channelwise.report import Summary
 
 VERSION = 1

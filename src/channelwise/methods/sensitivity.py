@@ -13,7 +13,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from channelwise.errors import ResultsFileError
-from channelwise.io.files import Journal, Record, first_problem, writing
+from channelwise.io.atomic import writing
+from channelwise.io.journal import Journal
+from channelwise.io.record import Record, first_problem
 from channelwise.select.budget import counts_for_sparsity
 from channelwise.structure import Structure
 

@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import BaseModel
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
-from channelwise.io.files import Record, read_json, write_json, writing
+from channelwise.io.atomic import writing
+from channelwise.io.record import Record, read_json, write_json
 from channelwise.report import Summary
 from channelwise.selection import Selection
 from channelwise.structure import Structure

@@ -14,7 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
 from channelwise.errors import ResultsFileError
-from channelwise.io.files import LockOwner, Record, first_problem
+from channelwise.io.process import Process
+from channelwise.io.record import Record, first_problem
 from channelwise.search.results import Direction, Key, State, Trial
 
 VERSION = 1
@@ -60,7 +61,7 @@ class _Attributes(Record):
     """The attributes of a trial. The candidate is one of them, for writing an attribute takes a millisecond or two."""
 
     candidate: _Candidate
-    owner: LockOwner | None = None
+    owner: Process | None = None
     seconds: float | None = None
     error: str | None = None
 
@@ -93,7 +94,7 @@ def read_header(study: str, attributes: Mapping[str, Any], where: str) -> Header
         raise _damaged(where, f"study {study!r}: {first_problem(error)}") from error
 
 
-def new_trial(trial: Trial, free: Iterable[str], sizes: Mapping[str, int], owner: LockOwner | None) -> FrozenTrial:
+def new_trial(trial: Trial, free: Iterable[str], sizes: Mapping[str, int], owner: Process | None) -> FrozenTrial:
     """A running trial; its parameters are the kept shares of the groups with a choice, for people to look at."""
     candidate = _Candidate(counts=dict(trial.counts), shares=dict(trial.shares), notes=dict(trial.notes))
     attributes = _Attributes(candidate=candidate, owner=owner)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.io.files import LockOwner
+from channelwise.io.process import Process
 
 State = Literal["running", "complete", "failed"]
 Direction = Literal["maximize", "minimize"]
@@ -32,7 +32,7 @@ class Trial:
     error: str | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
-    owner: LockOwner | None = None
+    owner: Process | None = None
 
 
 @dataclass(frozen=True)

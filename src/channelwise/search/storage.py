@@ -22,7 +22,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
-from channelwise.io.files import SYNC_SECONDS, locked, writing
+from channelwise.io.atomic import writing
+from channelwise.io.journal import SYNC_SECONDS
+from channelwise.io.lock import locked
 from channelwise.search.records import UnusableFileError
 from channelwise.search.sampler import quiet_optuna
 

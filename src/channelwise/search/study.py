@@ -14,7 +14,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.io.files import has_ended, this_process
+from channelwise.io.process import this_process
 from channelwise.search.records import new_trial, read_trial
 from channelwise.search.results import Key, SearchResults, State, Trial
 from channelwise.search.space import Space
@@ -252,7 +252,7 @@ class SearchStudy:
         running = [trial for _, trial in sorted(self._trials.items()) if trial.state == "running"]
         if not self._storage.shared:
             return running
-        alone = [trial for trial in running if trial.owner is None or has_ended(trial.owner)]
+        alone = [trial for trial in running if trial.owner is None or this_process().knows_ended(trial.owner)]
         others = Counter(f"{t.owner.host}, process {t.owner.pid}" for t in running if t.owner and t not in alone)
         for process, number in others.items():
             log.info("%d candidates are being evaluated on %s.", number, process)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -19,7 +18,8 @@ from torch import nn
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError, UnsupportedModelError
 from channelwise.inputs.check import describe
-from channelwise.io.files import Record, first_problem, sync_folder, writing
+from channelwise.io.atomic import write
+from channelwise.io.record import Record, first_problem
 from channelwise.structure import Structure
 from channelwise.surgery.attributes import fixer_of, followed_numbers
 from channelwise.surgery.counts import counts_from_shapes
@@ -78,22 +78,7 @@ def save(slim: nn.Module, path: str | os.PathLike[str]) -> None:
     plain = {
         n: (torch.view_as_real(t) if t.is_complex() else t).detach().contiguous().clone() for n, t in stored.items()
     }
-    content = to_safetensors(plain, metadata={_HEADER: header.model_dump_json()})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise OSError(errno.EINVAL, "it is a device, a pipe or a socket, not a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+    write(path, to_safetensors(plain, metadata={_HEADER: header.model_dump_json()}))
 
 
 def load(

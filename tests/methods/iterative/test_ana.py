@@ -279,14 +279,11 @@ def test_finished_analysis_in_a_read_only_folder_is_read(
 ) -> None:
     runner().ana(counted)
     whole = sens.read_bytes()
-    opened = os.open
 
-    def read_only(path: Any, flags: int, *mode: int, **options: Any) -> int:
-        if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
-            raise OSError(errno.EROFS, "Read-only file system")
-        return opened(path, flags, *mode, **options)
+    def read_only(_: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr("channelwise.io.lock.hold", read_only)
     runner().ana(counted)
     assert counted.calls() == evaluations()
     with pytest.raises(ResultsFileError, match="Read-only file system"):

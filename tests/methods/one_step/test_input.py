@@ -20,7 +20,7 @@ from channelwise.errors import (
     UnreachableTargetError,
 )
 from channelwise.execution import choice
-from channelwise.io.files import locked
+from channelwise.io.lock import locked
 from channelwise.methods import OneStepPruningRunner
 from tests.methods.searched import INPUTS, LOADER, Logged, Wide, wide
 

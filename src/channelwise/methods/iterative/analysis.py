@@ -10,7 +10,7 @@ import numpy as np
 from channelwise.api import ChannelGraph
 from channelwise.errors import ChannelwiseError
 from channelwise.execution import Executor, Task
-from channelwise.io.files import locked
+from channelwise.io.lock import locked
 from channelwise.methods.arguments import plural
 from channelwise.methods.sensitivity import Evaluation, Plan, Sensitivity, SensitivityFile
 from channelwise.progress import progress

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
-from channelwise.io.files import Record, read_json, write_json
+from channelwise.io.record import Record, read_json, write_json
 from channelwise.methods.ofa.choices import Setting
 from channelwise.methods.ofa.evolution import FrontEvolution
 from channelwise.methods.ofa.space import SearchSpace

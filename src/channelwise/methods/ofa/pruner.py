@@ -17,7 +17,7 @@ from channelwise.api import trace
 from channelwise.errors import InvalidArgumentError
 from channelwise.evaluate.job import EvalFn
 from channelwise.inputs.batches import ForwardFn
-from channelwise.io.files import write_json
+from channelwise.io.record import write_json
 from channelwise.methods.arguments import check_path
 from channelwise.methods.ofa.building import checked_supernet, search_space
 from channelwise.methods.ofa.choices import Setting

@@ -13,7 +13,7 @@ import numpy as np
 
 from channelwise.cost import Products, cost_model
 from channelwise.errors import InvalidArgumentError
-from channelwise.io.files import Record
+from channelwise.io.record import Record
 from channelwise.methods.ofa.choices import Choice, Setting
 from channelwise.methods.ofa.table import choices_table
 from channelwise.structure import Structure
