@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from channelwise.search import Candidate, SearchStudy, Space
+from channelwise.search import Candidate, SearchStudy, TargetSpace
 from channelwise.select.widths import allowed_widths
 from tests.handmade import chain
 
@@ -18,18 +18,18 @@ SUMMIT = np.array([0.9, 0.2, 0.6, 0.3, 0.8, 0.5])
 
 def space(
     widths: Sequence[int] = WIDTHS, targets: Mapping[str, float] | None = None, *, parts: int = 1, **limits: Any
-) -> Space:
+) -> TargetSpace:
     """The space of a chain of convolutions, half of its MACs kept."""
     structure = chain(widths, parts)
-    return Space(structure, allowed_widths(structure, **limits), targets or {"macs": 0.5})
+    return TargetSpace(structure, allowed_widths(structure, **limits), targets or {"macs": 0.5})
 
 
-def pyramid(widths: Sequence[int], targets: Mapping[str, float], **limits: Any) -> Space:
+def pyramid(widths: Sequence[int], targets: Mapping[str, float], **limits: Any) -> TargetSpace:
     """The same, every layer at half the resolution of the one before it: costly layers are not those with weights."""
     structure = chain(widths)
     terms = [replace(term, scale=term.scale / 2**i) for i, term in enumerate(structure.macs)]
     structure = replace(structure, macs=tuple(terms))
-    return Space(structure, allowed_widths(structure, **limits), targets)
+    return TargetSpace(structure, allowed_widths(structure, **limits), targets)
 
 
 def height(counts: Mapping[str, int]) -> float:

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.search import CmaEs, Evolution, Known, RandomSearch, Request, get, names, open_study
-from channelwise.search.strategies import to_odds
+from channelwise.search.odds import to_odds
 from channelwise.search.surrogate import expectation
 from tests.search.searches import climb, height, space
 

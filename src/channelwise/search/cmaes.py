@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from channelwise.search.strategies import Known, Request, from_odds, register, to_odds
+from channelwise.search.odds import from_odds, to_odds
+from channelwise.search.strategy import Known, Request
 
 
-@register("cmaes")
 @dataclass(frozen=True)
 class CmaEs:
     """Samples a normal distribution that is fitted to the better candidates, generation by generation.

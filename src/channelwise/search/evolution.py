@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.search.strategies import Request, from_odds, register, to_odds
+from channelwise.search.odds import from_odds, to_odds
+from channelwise.search.strategy import Request
 from channelwise.search.surrogate import expectation
 
 # Fewer scores say nothing about children.
 LEARNED = 8
 
 
-@register("evolution")
 @dataclass(frozen=True)
 class Evolution:
     """A steady-state genetic search in the log-odds of the kept shares (real-valued, elitist, one child at a time).

@@ -71,7 +71,7 @@ def open_study(
     chosen = strategies.get(strategy)
     key = Key(model, space.digest(), space.targets, direction, _plain(options or {}))
     header = Header(
-        model=model, digest=key.digest, targets=space.targets, direction=direction, options=dict(key.options),
+        model=model, digest=key.digest, targets=dict(space.targets), direction=direction, options=dict(key.options),
         strategy=chosen.name, seed=int(seed),
     )  # fmt: skip
     own_file = isinstance(storage, os.PathLike) or (isinstance(storage, str) and "://" not in storage)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from channelwise.search.strategies import Request, register
+from channelwise.search.strategy import Request
 
 
-@register("random")
 class RandomSearch:
     """Vectors drawn evenly from the unit cube. Learns nothing."""
 

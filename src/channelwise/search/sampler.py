@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
 from optuna.trial import TrialState
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.search.strategies import Request, register
+from channelwise.search.strategy import Request
 
 
 class OptunaStrategy:
@@ -55,17 +55,11 @@ class OptunaStrategy:
         return np.array([trial.params[name] for name in distributions], float)
 
 
-@register("tpe")
 class Tpe(OptunaStrategy):
     """The tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), groups taken together."""
 
     def __init__(self) -> None:
         super().__init__(lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True), "tpe")
-
-
-def is_sampler(value: object) -> bool:
-    """Whether ``value`` is an Optuna sampler."""
-    return isinstance(value, BaseSampler)
 
 
 @contextmanager

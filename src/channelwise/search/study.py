@@ -19,7 +19,7 @@ from channelwise.search.records import new_trial, read_trial
 from channelwise.search.results import Key, SearchResults, State, Trial
 from channelwise.search.space import Space
 from channelwise.search.storage import Storage
-from channelwise.search.strategies import Known, Request, Strategy
+from channelwise.search.strategy import Known, Request, Strategy
 from channelwise.select.widths import is_number
 
 log = logging.getLogger(__name__)

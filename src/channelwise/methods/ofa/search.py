@@ -151,8 +151,7 @@ def search_subnets(
         "weights": fingerprint(named_tensors(model)),
     }
     with open_study(
-        space,  # type: ignore[arg-type]
-        name, storage=storage, strategy=chosen, seed=seed, budget=effort.evaluations,
+        space, name, storage=storage, strategy=chosen, seed=seed, budget=effort.evaluations,
         direction=DIRECTIONS[evaluation.direction],  # type: ignore[arg-type]
         options=options, forced=forced,
     ) as study:  # fmt: skip

@@ -19,7 +19,7 @@ ATTEMPTS = 8
 
 
 class WindowSpace:
-    """The subnets with ``low`` to ``high`` MACs, with the interface of `channelwise.search.Space`.
+    """The subnets with ``low`` to ``high`` MACs, a `channelwise.search.Space`.
 
     A *vector* (dims,) in [0, 1] says for every free choice where among its candidates it is; `project` turns any vector
     into *values* (choices,) inside the window.

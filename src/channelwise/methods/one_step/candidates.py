@@ -14,7 +14,7 @@ from channelwise.evaluate.candidate import pack
 from channelwise.evaluate.repair import Calibration
 from channelwise.methods.arguments import check_ratio
 from channelwise.ranking import Criterion, Reconstruction, Weights, bind, comparable, scores
-from channelwise.search import Space
+from channelwise.search import TargetSpace
 from channelwise.select.choice import choose, dead_channels
 from channelwise.select.widths import Widths, allowed_widths
 from channelwise.selection import Selection
@@ -84,7 +84,7 @@ class Candidates:
         """What is stored of a candidate besides its counts."""
         return {"kept": pack(self.selection(counts), self._graph.structure)}
 
-    def space(self, targets: Mapping[str, float]) -> Space:
+    def space(self, targets: Mapping[str, float]) -> TargetSpace:
         """The counts that meet ``targets``, shares kept by cost.
 
         Raises:
@@ -95,7 +95,7 @@ class Candidates:
         if not structure.groups:
             raise NothingToPruneError("No channel group is left to prune: all channels are frozen, see graph.frozen.")
         try:
-            return Space(structure, self.widths, targets)
+            return TargetSpace(structure, self.widths, targets)
         except UnreachableTargetError as error:
             names = {"macs": "removal_ratio", "params": "params_ratio"}
             asked = " and ".join(f"{names[cost]}={1 - share:g}" for cost, share in targets.items())

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from channelwise.cost import cost_model
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
-from channelwise.search import Space
+from channelwise.search import TargetSpace
 from channelwise.select.widths import allowed_widths
 from tests.handmade import chain
 from tests.search.searches import WIDTHS, pyramid, space
@@ -18,11 +18,11 @@ from tests.search.searches import WIDTHS, pyramid, space
 WIDE = (64, 128, 96, 256, 200, 64, 48, 512)
 
 
-def far(of: Space, counts: np.ndarray) -> float:
+def far(of: TargetSpace, counts: np.ndarray) -> float:
     return max(abs(share / of.targets[name] - 1) for name, share in of.shares(counts).items())
 
 
-def allowed(of: Space, counts: np.ndarray) -> bool:
+def allowed(of: TargetSpace, counts: np.ndarray) -> bool:
     return bool((of.widths.nearest(counts) == counts).all())
 
 
@@ -72,7 +72,7 @@ def test_projection_keeps_the_order_of_the_wished_shares() -> None:
 def test_groups_without_a_choice_are_no_dimension_and_keep_their_width() -> None:
     structure = chain(WIDE)
     excluded = {structure.groups[1].name, structure.groups[5].name}
-    of = Space(structure, allowed_widths(structure, full=excluded), {"macs": 0.6})
+    of = TargetSpace(structure, allowed_widths(structure, full=excluded), {"macs": 0.6})
     assert of.dims == len(WIDE) - 2
     assert not excluded & set(of.free)
     for vector in np.random.default_rng(0).random((10, of.dims)):
@@ -109,7 +109,9 @@ def test_a_coarse_divisor_gets_as_near_as_it_allows() -> None:
 
 def test_a_further_cost_can_be_a_target() -> None:
     structure = chain(WIDE)
-    of = Space(structure, allowed_widths(structure), {"ms": 0.5}, costs={"ms": lambda c: 3.0 + (c**2).sum(axis=1)})
+    of = TargetSpace(
+        structure, allowed_widths(structure), {"ms": 0.5}, costs={"ms": lambda c: 3.0 + (c**2).sum(axis=1)}
+    )
     counts = of.project(np.full(of.dims, 0.3))
     assert (3 + (counts**2).sum()) / (3 + (np.array(WIDE) ** 2).sum()) == pytest.approx(0.5, rel=0.005)
 
@@ -153,8 +155,8 @@ def test_nothing_left_to_choose_is_an_error_unless_nothing_is_asked() -> None:
     structure = chain(WIDTHS)
     widths = allowed_widths(structure, full=set(structure.full()))
     with pytest.raises(NothingToPruneError, match="excluded"):
-        Space(structure, widths, {"macs": 0.5})
-    only = Space(structure, widths, {"macs": 1.0})
+        TargetSpace(structure, widths, {"macs": 0.5})
+    only = TargetSpace(structure, widths, {"macs": 1.0})
     assert only.dims == 0
     assert only.named(only.project(np.empty(0))) == structure.full()
 
@@ -172,4 +174,4 @@ def test_nothing_left_to_choose_is_an_error_unless_nothing_is_asked() -> None:
 def test_wrong_targets_are_named(targets: dict[str, float], words: str) -> None:
     structure = chain(WIDTHS)
     with pytest.raises(InvalidArgumentError, match=words):
-        Space(structure, allowed_widths(structure), targets)
+        TargetSpace(structure, allowed_widths(structure), targets)
