@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
 
 
-class Stopped(BaseException):
-    """Raised in a pass that is not to go on."""
-
-
 class Pass:
     """One forward pass in a thread of its own. Only one of all passes runs at any time, the others wait.
 
-    The function runs with the caller's autocast, grad mode and current device; it calls ``pause(event)``.
+    The function runs with the caller's autocast and device, without gradients; it calls ``pause(event)``. Threads,
+    because torch keeps autocast, grad mode, modes and the current device by thread: what one pass has set where it
+    pauses must not reach the others.
     """
 
     def __init__(self, function: Callable[[Pass], Any]) -> None:
         self.event: Any = None
-        self.done = False
         self._error: BaseException | None = None
-        self._stop = False
+        self._stopped = False
         self._go, self._arrived = threading.Semaphore(0), threading.Semaphore(0)
-        self._context = _thread_state()
-        self._function = function
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(function, _state_of_this_thread()), daemon=True)
         self._thread.start()
 
     def advance(self) -> None:
@@ -44,51 +39,48 @@ class Pass:
         self.event = event
         self._arrived.release()
         self._go.acquire()
-        if self._stop:
-            raise Stopped
+        if self._stopped:
+            raise _Stopped
 
     def stop(self) -> None:
         """End the pass where it is."""
-        if not self.done:
-            self._stop = True
-            self._go.release()
+        self._stopped = True
+        self._go.release()
         self._thread.join()
 
-    def _run(self) -> None:
+    def _run(self, function: Callable[[Pass], Any], state: Callable[[], AbstractContextManager[Any]]) -> None:
         self._go.acquire()
         try:
-            if not self._stop:
-                with self._context():
-                    self._function(self)
-        except Stopped:
+            if not self._stopped:
+                with state():
+                    function(self)
+        except _Stopped:
             pass
         except BaseException as error:
             self._error = error
         finally:
-            self.done = True
             self._arrived.release()
 
 
-def _thread_state() -> Callable[[], Any]:
-    """What torch keeps by thread, of this thread."""
+class _Stopped(BaseException):
+    """Raised in a pass that is not to go on."""
+
+
+def _state_of_this_thread() -> Callable[[], AbstractContextManager[Any]]:
+    """Sets in another thread what torch keeps by thread, as it is in this one."""
     kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    autocast = {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds}
+    autocast = [(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)) for kind in kinds]
     device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
     threads = torch.get_num_threads()
 
-    @contextmanager
-    def state() -> Iterator[None]:
+    def state() -> ExitStack:
         torch.set_num_threads(threads)
         if device is not None:
             torch.cuda.set_device(device)
-        with torch.no_grad():
-            contexts = [torch.autocast(kind, dtype=dtype, enabled=on) for kind, (on, dtype) in autocast.items()]
-            for context in contexts:
-                context.__enter__()
-            try:
-                yield
-            finally:
-                for context in reversed(contexts):
-                    context.__exit__(None, None, None)
+        stack = ExitStack()
+        stack.enter_context(torch.no_grad())
+        for kind, dtype, enabled in autocast:
+            stack.enter_context(torch.autocast(kind, dtype, enabled))
+        return stack
 
     return state
