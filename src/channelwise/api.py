@@ -24,8 +24,9 @@ from channelwise.solve.build import build, group_labels
 from channelwise.structure import Cause, Frozen, Group, Reason, Structure
 from channelwise.surgery import clone_module, masked_model, slim_model, sparse_model
 from channelwise.surgery.clone import like_parameter
+from channelwise.tensors import named_tensors
 from channelwise.tracing.dispatch import WritesParameters
-from channelwise.tracing.recording import Trace, named_tensors, tensors_with_role
+from channelwise.tracing.recording import Trace, tensors_with_role
 from channelwise.tracing.tracer import trace_passes, undisturbed_randomness
 from channelwise.verify.built import Built
 from channelwise.verify.elsewhere import follow_elsewhere, numbers_elsewhere
@@ -57,7 +58,7 @@ class ChannelGraph:
     def tensors(self) -> dict[str, torch.Tensor]:
         """The model's parameters and buffers as they are now, by the names used in ``structure``."""
         names = self.structure.tensors
-        return {name: tensor for name, tensor, _ in named_tensors(self.model) if name in names}
+        return {name: tensor for name, tensor in named_tensors(self.model).items() if name in names}
 
     def macs(self, selection: Selection | None = None) -> float:
         """MACs of one sample with this selection (all channels if None): exact, without running anything."""
@@ -212,11 +213,11 @@ def _without_constants(model: nn.Module) -> nn.Module:
     """A copy whose constant tensors (fresh norms, zero-initialised gates) are random, so that no mismatch hides."""
     generator = torch.Generator().manual_seed(0)
     replace: dict[int, torch.Tensor] = {id(p): p for p in model.parameters()}
-    for _, tensor, is_parameter in named_tensors(model):
+    for tensor in named_tensors(model).values():
         if not tensor.is_floating_point() or tensor.numel() < 2 or not is_constant(tensor):
             continue
         values = (torch.rand(tensor.shape, generator=generator) * 0.5 + 0.75).to(tensor.device, tensor.dtype)
-        replace[id(tensor)] = nn.Parameter(values, tensor.requires_grad) if is_parameter else values
+        replace[id(tensor)] = nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
     return clone_module(model, replace).eval()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import channelwise as cw
 from channelwise.errors import EvaluationError, InvalidArgumentError
 from channelwise.recovery import batchnorm, recalibrate
-from channelwise.recovery.batchnorm import moments
+from channelwise.recovery.batchnorm import mean_and_squares
 
 
 class Net(nn.Module):
@@ -85,7 +85,7 @@ def test_a_mean_far_from_zero_costs_no_precision(layout: torch.memory_format) ->
 
 def test_moments_correct_the_rounding_of_the_mean() -> None:
     x = torch.randn(64, 8, 64, 64) + 1e5
-    mean, squares = moments(x)
+    mean, squares = mean_and_squares(x)
     wide = x.double().movedim(1, 0).flatten(1)
     torch.testing.assert_close(mean, wide.mean(1), rtol=0.0, atol=1e-4)
     torch.testing.assert_close(squares.double(), wide.var(1, correction=0) * wide.shape[1], rtol=1e-6, atol=0.0)

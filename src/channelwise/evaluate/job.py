@@ -18,8 +18,8 @@ from channelwise.evaluate.repair import Calibration
 from channelwise.evaluate.scores import as_score
 from channelwise.structure import Structure
 from channelwise.surgery.clone import clone_module
-from channelwise.surgery.slicing import named_tensors
 from channelwise.surgery.slim import slim_model
+from channelwise.tensors import named_tensors
 
 log = logging.getLogger(__name__)
 

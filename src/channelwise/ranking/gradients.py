@@ -22,7 +22,7 @@ from channelwise.ranking.microbatches import micro_batches
 from channelwise.ranking.weights import Weights, fingerprint
 from channelwise.structure import Group, Slots, Structure
 from channelwise.surgery.clone import clone_module
-from channelwise.tracing.recording import named_tensors
+from channelwise.tensors import named_tensors
 from channelwise.tracing.tracer import undisturbed_randomness
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class GateGradients(ABC):
                 "graph.select(...) or give model=."
             )
         model = unwrap(model)
-        tensors = {name: t for name, t, _ in named_tensors(model) if name in structure.tensors}
+        tensors = {name: t for name, t in named_tensors(model).items() if name in structure.tensors}
         key = structure.digest(), fingerprint(tensors)
         if self._bound is None or self._bound[0] != key:
             self._bound = key, BoundScores(self.__name__, self._measure(model, structure))
@@ -113,7 +113,7 @@ class GateGradients(ABC):
     def _measure(self, model: nn.Module, structure: Structure) -> dict[str, np.ndarray]:
         if not structure.groups:
             return {}
-        tensors = {name: t for name, t, _ in named_tensors(model)}
+        tensors = named_tensors(model)
         with undisturbed_randomness(list(tensors.values())), torch.inference_mode(False), torch.enable_grad():
             clone = clone_module(model, {}).eval()
             gates = _Gates(clone, structure)
@@ -224,7 +224,7 @@ class _Gates:
 
     def __init__(self, model: nn.Module, structure: Structure) -> None:
         self._structure = structure
-        found = {name: t for name, t, _ in named_tensors(model) if name in structure.tensors}
+        found = {name: t for name, t in named_tensors(model).items() if name in structure.tensors}
         weights = Weights.of(found, structure)
         self._slots: dict[str, list[Slots]] = {}
         for group in structure.groups:

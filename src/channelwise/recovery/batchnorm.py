@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from channelwise.errors import EvaluationError, InvalidArgumentError
 from channelwise.inputs.batches import ForwardFn, batches_of, check_loader, evaluating, forward
 from channelwise.inputs.check import unwrap
+from channelwise.tensors import at_least_single, widest
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +84,9 @@ class Pool:
         buffers: list[Any] = [n.active("running_mean") if is_dynamic(n) else n.running_mean for n in norms]
         self.sizes = [buffer.numel() for buffer in buffers if buffer is not None]
         self._device = next(buffer.device for buffer in buffers if buffer is not None)
-        wide = torch.float32 if self._device.type == "mps" else torch.float64
-        self.count, self.mean, self.squares = torch.zeros(3, sum(self.sizes), dtype=wide, device=self._device)
+        self.count, self.mean, self.squares = torch.zeros(
+            3, sum(self.sizes), dtype=widest(self._device), device=self._device
+        )
         self._channels = torch.tensor(self.sizes, device=self._device)
         self._nothing = torch.zeros(max(self.sizes), device=self._device)
         self._pending: dict[int, tuple[int, Tensor, Tensor]] = {}
@@ -94,7 +96,7 @@ class Pool:
         if index in self._pending:
             self.flush()
         count = x.numel() // x.shape[axis]
-        self._pending[index] = (count, *(moments(x, axis)))
+        self._pending[index] = (count, *mean_and_squares(x, axis))
 
     def flush(self) -> None:
         """Pool what was added since the last time (Chan, Golub and LeVeque, 1979)."""
@@ -133,10 +135,9 @@ class Pool:
         return torch.cat([part.to(self._device, self.mean.dtype) for part in parts])
 
 
-def moments(x: Tensor, axis: int = 1) -> tuple[Tensor, Tensor]:
+def mean_and_squares(x: Tensor, axis: int = 1) -> tuple[Tensor, Tensor]:
     """Mean of every channel and sum of squares about it, in float32 at least; ``axis`` is that of the channels."""
-    x = x.detach()
-    x = x.float() if x.dtype.itemsize < 4 else x
+    x = at_least_single(x.detach())
     others = [d for d in range(x.dim()) if d != axis % x.dim()]
     if x.device.type != "cpu":
         variance, mean = torch.var_mean(x, others, correction=0)

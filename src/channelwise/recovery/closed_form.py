@@ -14,7 +14,7 @@ from channelwise.selection import Selection
 from channelwise.statistics.grams import Grams, LayerGram
 from channelwise.structure import Structure
 from channelwise.surgery.slicing import Cut, cut_tensors
-from channelwise.tracing.recording import named_tensors
+from channelwise.tensors import named_tensors
 
 
 def compensate_from_grams(
@@ -30,8 +30,8 @@ def compensate_from_grams(
     cuts = cut_tensors(structure, selection).tensors
     affected = [layer for name, layer in grams.layers.items() if name in cuts]
     own_parameters(slim, model, {n for g in affected for n in (g.product.weight, g.product.bias) if n is not None})
-    small = {name: t for name, t, _ in named_tensors(slim)}
-    dense = {name: t.detach() for name, t, _ in named_tensors(model)}
+    small = named_tensors(slim)
+    dense = {name: t.detach() for name, t in named_tensors(model).items()}
     with torch.no_grad():
         for layer in affected:
             _refit(layer, cuts[layer.product.weight], small, dense, ridge)

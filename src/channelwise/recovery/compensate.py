@@ -26,7 +26,7 @@ from channelwise.statistics.moments import Moments
 from channelwise.statistics.products import Product, ProductWatch, batch_norm_call
 from channelwise.surgery.clone import clone_module
 from channelwise.surgery.slicing import Cut, cut_tensors
-from channelwise.tracing.recording import named_tensors
+from channelwise.tensors import named_tensors
 
 if TYPE_CHECKING:
     from channelwise.api import ChannelGraph
@@ -74,7 +74,7 @@ def compensate(
     cuts = cut_tensors(structure, selection).tensors
     own_parameters(slim, model, dict(slim.named_parameters(remove_duplicate=False)))
     training = [(m, m.training) for m in slim.modules()]
-    backup = [(t, t.detach().clone()) for _, t, _ in named_tensors(slim)]
+    backup = [(t, t.detach().clone()) for t in named_tensors(slim).values()]
     slim.eval()
     try:
         with torch.no_grad():
@@ -184,7 +184,7 @@ class _Sweep:
         self._slim, self._dense = slim, dense
         self._cuts, self._normalised = cuts, normalised
         self._positions, self._ridge = positions, ridge
-        self._tensors = {name: t for name, t, _ in named_tensors(slim)}
+        self._tensors = named_tensors(slim)
         self._repeated = repeated
         self._pools: dict[str, Pool] = {}
         self._generator = torch.Generator().manual_seed(0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from channelwise.errors import InvalidArgumentError
 from channelwise.inputs.batches import evaluating, forward
 from channelwise.inputs.check import unwrap
+from channelwise.tensors import at_least_single
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -35,8 +36,8 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0,
             f"the student's logits are {tuple(student_logits.shape)} and the teacher's {tuple(teacher_logits.shape)}; "
             "they must have one shape. For outputs with several parts give logits=lambda output: ..."
         )
-    student = F.log_softmax(_wide(student_logits) / temperature, dim)
-    teacher = F.log_softmax(_wide(teacher_logits.detach()) / temperature, dim)
+    student = F.log_softmax(at_least_single(student_logits) / temperature, dim)
+    teacher = F.log_softmax(at_least_single(teacher_logits.detach()) / temperature, dim)
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim).mean() * temperature**2
 
 
@@ -54,7 +55,7 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
             f"attention_transfer compares activations (N, C, ...) position by position; got {tuple(student.shape)} "
             f"and {tuple(teacher.shape)}."
         )
-    maps = [F.normalize(_wide(x).square().mean(1).flatten(1), dim=1) for x in (student, teacher.detach())]
+    maps = [F.normalize(at_least_single(x).square().mean(1).flatten(1), dim=1) for x in (student, teacher.detach())]
     return (maps[0] - maps[1]).square().mean()
 
 
@@ -199,7 +200,3 @@ def _module(who: str, model: nn.Module, layer: str) -> nn.Module:
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
         raise InvalidArgumentError(f"temperature={temperature!r}: must be above 0.")
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype.itemsize < 4 else x

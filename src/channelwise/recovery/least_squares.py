@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from channelwise.statistics.moments import accumulator, damped_factor
+from channelwise.statistics.moments import damped_factor
+from channelwise.tensors import widest
 
 RIDGE = 1e-3
 """Strength of the pull towards the weights as they were, relative to the mean power of an input."""
@@ -20,7 +21,7 @@ def improved(start: Tensor, gram: Tensor, residual: Tensor, ridge: float = RIDGE
         gram: E[xᵀx], (features, features).
         residual: E[xᵀ(y - x start)], (features, outputs).
     """
-    kind = accumulator(gram.device)
+    kind = widest(gram.device)
     start, gram, residual = start.to(kind), gram.to(kind), residual.to(kind)
     factor = damped_factor(gram, ridge)
     change = torch.cholesky_solve(residual, factor)

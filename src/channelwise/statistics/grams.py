@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from channelwise.inputs.batches import batches_of, forward
 from channelwise.statistics.memory import free_bytes
-from channelwise.statistics.moments import Moments, accumulator
+from channelwise.statistics.moments import Moments
 from channelwise.statistics.products import Product, ProductWatch, batch_norm_call
 from channelwise.structure import Structure
 from channelwise.surgery.clone import clone_module
-from channelwise.tracing.recording import named_tensors
+from channelwise.tensors import named_tensors, widest
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class LayerGram:
     def gram(self, part: int) -> Tensor:
         """What an error of the weights of one part is measured with: the covariance if an offset can be made good
         by the bias or the batch norm that follows, else the mean square."""
-        covariance = self.covariance[part].to(accumulator(self.covariance.device))
+        covariance = self.covariance[part].to(widest(self.covariance.device))
         if self.free_offset:
             return covariance
         mean = self.mean[part].to(covariance.dtype)
@@ -85,7 +85,7 @@ def gather(
     device = next((t.device for t in model.parameters()), torch.device("cpu"))
     room = free_bytes(device) // 2 if memory is None else memory
     clone = clone_module(model, {id(p): p for p in model.parameters()}).eval()
-    tensors = {name: t for name, t, _ in named_tensors(clone)}
+    tensors = named_tensors(clone)
     layers: dict[str, LayerGram] = {}
     while True:
         watch = _Gathering(tensors, wanted - layers.keys(), positions, room)
@@ -169,7 +169,7 @@ class _Gathering(NormalisedWatch):
 
     def _begin(self, product: Product, weight: Tensor) -> bool:
         groups, features, _ = product.matrix(weight.detach()).shape
-        needed = groups * features**2 * accumulator(weight.device).itemsize
+        needed = groups * features**2 * widest(weight.device).itemsize
         if needed > self._room:
             self.postponed.add(product.weight)
             return False

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from channelwise.tensors import at_least_single, widest
+
 
 @dataclass(eq=False)
 class Moments:
@@ -25,7 +27,7 @@ class Moments:
     @classmethod
     def zeros(cls, groups: int, features: int, outputs: int | None, device: torch.device) -> Moments:
         def empty(*shape: int) -> Tensor:
-            return torch.zeros(groups, *shape, device=device, dtype=accumulator(device))
+            return torch.zeros(groups, *shape, device=device, dtype=widest(device))
 
         if outputs is None:
             return cls(empty(features, features), empty(features))
@@ -33,14 +35,14 @@ class Moments:
 
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
         """Count rows in."""
-        x = _wide(x)
+        x = at_least_single(x)
         self.gram += x.transpose(1, 2) @ x
         self.total += x.sum(1)
         self.rows += x.shape[1]
         if y is not None:
             assert self.cross is not None
             assert self.target is not None
-            y = _wide(y)
+            y = at_least_single(y)
             self.cross += x.transpose(1, 2) @ y
             self.target += y.sum(1)
 
@@ -55,11 +57,6 @@ class Moments:
         return (self.cross - self.total.unsqueeze(2) * self.target.unsqueeze(1) / self.rows) / self.rows
 
 
-def accumulator(device: torch.device) -> torch.dtype:
-    """The widest floating point type of a device."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def damped_factor(gram: Tensor, ridge: float) -> Tensor:
     """Cholesky factor of ``gram`` + ridge · mean(diag) · I, with more of a ridge where rounding calls for it."""
     mean = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
@@ -70,8 +67,3 @@ def damped_factor(gram: Tensor, ridge: float) -> Tensor:
         if not failed or not math.isfinite(ridge):
             return factor
         ridge = max(10 * ridge, 1e-6) if mean.isfinite() else math.inf
-
-
-def _wide(values: Tensor) -> Tensor:
-    # Sums of products in half precision are worthless; within a batch single precision is enough.
-    return values.float() if values.dtype.itemsize < 4 else values

@@ -24,7 +24,8 @@ from channelwise.structure import Structure
 from channelwise.surgery.attributes import fixer_of, followed_numbers
 from channelwise.surgery.counts import counts_from_shapes
 from channelwise.surgery.install import check_sizes, install
-from channelwise.surgery.slicing import NUMBERS, named_tensors
+from channelwise.surgery.slicing import NUMBERS
+from channelwise.tensors import named_tensors
 from channelwise.tracing.code.other_ways import readers
 
 log = logging.getLogger(__name__)

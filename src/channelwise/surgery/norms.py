@@ -13,7 +13,8 @@ from channelwise.selection import Selection, removed_channels
 from channelwise.structure import Norm, Structure
 from channelwise.surgery.attributes import corrected_attributes, resized_calls, resized_modules
 from channelwise.surgery.clone import NORM, Companion
-from channelwise.surgery.slicing import Cuts, named_tensors
+from channelwise.surgery.slicing import Cuts
+from channelwise.tensors import named_tensors
 
 
 def count_only_kept(model: nn.Module, structure: Structure, selection: Selection, cuts: Cuts) -> None:

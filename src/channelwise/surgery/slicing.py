@@ -14,6 +14,7 @@ from torch import nn
 from channelwise.errors import InvalidArgumentError
 from channelwise.selection import Selection, removed_channels
 from channelwise.structure import Structure, TensorInfo
+from channelwise.tensors import named_tensors
 
 
 @dataclass(frozen=True)
@@ -170,18 +171,6 @@ def check_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) ->
     """Raises InvalidArgumentError naming the tensor and both shapes if they differ."""
     if tuple(found) != tuple(expected):
         raise InvalidArgumentError(f"{name} has shape {tuple(found)}, expected {tuple(expected)}")
-
-
-def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every name of every parameter and buffer -> tensor; shared tensors appear under each of their names."""
-    found: dict[str, torch.Tensor] = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        dot = f"{prefix}." if prefix else ""
-        for store in (module._parameters, module._buffers):
-            for key, tensor in store.items():
-                if tensor is not None:
-                    found[dot + key] = tensor
-    return found
 
 
 def tensors_of(model: nn.Module, names: Iterable[str], cuts: Cuts) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from channelwise.structure import Role, TensorInfo
+from channelwise.tensors import named_tensors
 from channelwise.tracing.context import MacRecord, Maps
 from channelwise.tracing.labels import LabelMap, LabelSpace, along
 
@@ -136,14 +137,6 @@ class Trace:
     trains_randomly: bool = False
 
 
-def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
-    """All parameters, then all buffers: (qualified name, tensor, is a parameter); shared tensors come repeatedly."""
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        yield name, parameter, True
-    for name, buffer in model.named_buffers(remove_duplicate=False):
-        yield name, buffer, False
-
-
 def tensors_with_role(trace: Trace, wanted: Role) -> set[str]:
     """Parameters and buffers with an axis whose slots have this role in their layer."""
     marked = np.zeros(trace.space.count, bool)
@@ -162,13 +155,14 @@ def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, Tensor
     aliases: dict[str, str] = {}
     seen: dict[int, str] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
-    for name, tensor, is_parameter in named_tensors(model):
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, tensor in named_tensors(model).items():
         if id(tensor) in seen:
             aliases[name] = seen[id(tensor)]
             continue
         seen[id(tensor)] = name
         owner = name.rpartition(".")[0]
-        info = TensorInfo(name, tuple(tensor.shape), is_parameter, owner, _blocks(modules, name, tensor))
+        info = TensorInfo(name, tuple(tensor.shape), name in parameters, owner, _blocks(modules, name, tensor))
         labelled = 2 if _is_kernel(modules, name, tensor) else tensor.ndim
         axes = tuple(space.new(info.slots(a)) if n > 1 and a < labelled else None for a, n in enumerate(info.shape))
         tensors[name] = TensorLabels(info, axes)

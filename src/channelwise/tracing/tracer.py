@@ -15,6 +15,7 @@ from torch import nn
 from channelwise.inputs.example import doubled, number_of_samples
 from channelwise.inputs.tree import output_values, tensors_in
 from channelwise.structure import Cause, Reason
+from channelwise.tensors import named_tensors
 from channelwise.tracing.code.numbers import attribute_of, candidates
 from channelwise.tracing.code.other_ways import candidates_elsewhere
 from channelwise.tracing.code.watch import FunctionWatch, ask_where_widths_are_read, names_reached
@@ -25,7 +26,7 @@ from channelwise.tracing.memory.copies import written_into
 from channelwise.tracing.memory.dead_ends import dead_ends
 from channelwise.tracing.memory.flow import Flow
 from channelwise.tracing.modules import ModuleTracker
-from channelwise.tracing.recording import Candidate, Trace, label_tensors, named_tensors, same_widths
+from channelwise.tracing.recording import Candidate, Trace, label_tensors, same_widths
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def run_labelled(
     zeros, which is quicker and shows the same labels. An exception leaves with the name of the running module attached.
     """
     ctx = TraceContext(trace.space)
-    stored = {name: tensor for name, tensor, _ in named_tensors(model)}
+    stored = named_tensors(model)
     for name, labels in trace.tensors.items():
         ctx.set(stored[name], labels.maps(), True)
     for tensor in tensors_in(list(args)) + tensors_in(dict(kwargs)):
@@ -167,7 +168,7 @@ def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     tensors, aliases = label_tensors(model, space)
     trace = Trace(space, tensors, aliases, types={name: type(module) for name, module in model.named_modules()})
     trace.batch = max(number_of_samples(args, kwargs), 1)
-    stored = {name: tensor for name, tensor, _ in named_tensors(model)}
+    stored = named_tensors(model)
     ask_where_widths_are_read(model, trace)
     model.eval()
     marks = [len(space.questions)]

@@ -26,7 +26,7 @@ from channelwise.ranking import fingerprint
 from channelwise.search import get as get_strategy
 from channelwise.search import open_study
 from channelwise.select.widths import check_count, is_number
-from channelwise.surgery.slicing import named_tensors
+from channelwise.tensors import named_tensors
 
 log = logging.getLogger(__name__)
 
