@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from channelwise.recovery.lockstep import Pass
+from channelwise.recovery.lockstep import PausingPass
 
 
 def product_type() -> torch.dtype:
@@ -15,7 +15,7 @@ def product_type() -> torch.dtype:
 def test_autocast_that_one_pass_switches_off_stays_on_in_the_others_and_outside():
     seen: list[torch.dtype] = []
 
-    def run(current: Pass) -> None:
+    def run(current: PausingPass) -> None:
         with torch.autocast("cpu", enabled=False):
             current.pause("inside")
             seen.append(product_type())
@@ -24,7 +24,7 @@ def test_autocast_that_one_pass_switches_off_stays_on_in_the_others_and_outside(
 
     outside = []
     with torch.autocast("cpu", torch.bfloat16):
-        passes = [Pass(run), Pass(run)]
+        passes = [PausingPass(run), PausingPass(run)]
         for _ in range(3):
             for one in passes:
                 one.advance()
@@ -37,11 +37,11 @@ def test_autocast_that_one_pass_switches_off_stays_on_in_the_others_and_outside(
 
 
 def test_an_error_in_a_pass_reaches_the_caller():
-    def run(current: Pass) -> None:
+    def run(current: PausingPass) -> None:
         current.pause("first")
         raise ValueError("broken layer")
 
-    one = Pass(run)
+    one = PausingPass(run)
     one.advance()
     assert one.event == "first"
     with pytest.raises(ValueError, match="broken layer"):
@@ -53,13 +53,13 @@ def test_an_error_in_a_pass_reaches_the_caller():
 def test_a_stopped_pass_cleans_up_and_leaves_no_thread(advanced: int):
     running, ended = threading.active_count(), []
 
-    def run(current: Pass) -> None:
+    def run(current: PausingPass) -> None:
         try:
             current.pause("here")
         finally:
             ended.append(True)
 
-    one = Pass(run)
+    one = PausingPass(run)
     for _ in range(advanced):
         one.advance()
     one.stop()

@@ -17,7 +17,7 @@ from channelwise.errors import ChannelwiseError, EvaluationError, InvalidArgumen
 from channelwise.inputs.batches import batches_of, check_loader, forward, moved
 from channelwise.inputs.check import model_device, unwrap
 from channelwise.progress import progress
-from channelwise.ranking.consumers import consumer_l2
+from channelwise.ranking.consumer_l2 import consumer_l2
 from channelwise.ranking.microbatches import micro_batches
 from channelwise.ranking.weights import Weights, fingerprint
 from channelwise.structure import Group, Slots, Structure
@@ -44,7 +44,7 @@ class GateGradients(ABC):
         loader: a DataLoader or another iterable of batches, see `channelwise.inputs.batches`.
         batches: how many of its batches are looked at; default: all.
         micro_batch: batches are taken in parts of so many samples, which bounds the memory, and over which the
-            statistic is taken: smaller parts tell more of how samples differ, and take longer. None: whole batches.
+            statistic is taken: smaller parts show better how samples differ, and take longer. None: whole batches.
         forward_fn: ``forward_fn(model, batch)`` returns the outputs; default: the model is called with the inputs.
         quiet: show no progress.
 

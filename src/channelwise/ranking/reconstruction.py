@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.ranking.norms import l2
+from channelwise.ranking.weight_norms import l2
 from channelwise.ranking.weights import Weights
 from channelwise.statistics.grams import Grams, LayerGram, gather
 from channelwise.statistics.moments import damped_factor
 from channelwise.structure import Group, Slots, Structure
 
-RIDGE = 1e-3
+_RIDGE = 1e-3
 STEPS = 128
 """Wide groups are eliminated several channels at a time, in about so many steps."""
 
@@ -140,7 +140,7 @@ def _parts(slots: Slots, layer: LayerGram, matrix: Tensor) -> list[_Reader]:
         of = (places[:, :, None] * kernel + np.arange(kernel)).reshape(len(channels), -1)
         gram = layer.gram(number)
         variance = torch.einsum("fo,fg,go->o", matrix[number], gram, matrix[number])
-        inverse = torch.cholesky_inverse(damped_factor(gram, RIDGE))
+        inverse = torch.cholesky_inverse(damped_factor(gram, _RIDGE))
         scaled = matrix[number] * variance.clamp_min(1e-8 * variance.mean()).clamp_min(1e-30).rsqrt()
         readers.append(_Reader(inverse, scaled, channels, torch.from_numpy(of)))
     return readers

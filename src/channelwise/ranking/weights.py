@@ -58,13 +58,13 @@ class Weights(Mapping[str, torch.Tensor]):
         return self._infos[name]
 
     def ranked(self, group: Group) -> list[Slots]:
-        """The slots whose weights speak for a channel: output rows, or all float parameters if there are none."""
+        """The slots by whose weights a channel is judged: output rows; without any, all float parameters."""
         floats = [s for s in group.slots if self[s.tensor].is_floating_point() or self[s.tensor].is_complex()]
         output = [s for s in floats if s.role == "output"]
         return output or [s for s in floats if self.info(s.tensor).is_parameter]
 
     def consumers(self, group: Group) -> list[Slots]:
-        """The slots of weights that read the channels; depthwise kernels pass a channel on and are none of them."""
+        """The slots of weights that read the channels; not those of depthwise kernels, which pass a channel on."""
         return [
             s
             for s in group.slots

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from channelwise.recovery import distillation
 from channelwise.recovery.batchnorm import recalibrate
-from channelwise.recovery.closed_form import compensate_from_grams
 from channelwise.recovery.compensate import compensate
+from channelwise.recovery.compensate_from_grams import compensate_from_grams
 
 __all__ = ["compensate", "compensate_from_grams", "distillation", "recalibrate"]

@@ -40,7 +40,8 @@ def recalibrate(
 
     A batch norm that gets one value per channel, such as one behind global pooling in a batch of one sample, counts
     it but normalises with its old statistics, as it has to. Batch norms that do not run on these batches, and those
-    without running statistics, stay as they are. Of a supernet, the channels of the active subnet are re-estimated.
+    without running statistics, stay as they are. In a supernet, the
+    channels of the active subnet are re-estimated.
 
     Args:
         model: The model; its batch norms are written to. Wrappers such as DistributedDataParallel may stay on.
@@ -156,7 +157,7 @@ def tracks_statistics(norm: _BatchNorm) -> bool:
 
 
 def is_dynamic(norm: Any) -> bool:
-    """Whether this is a batch norm of a supernet, of whose channels only some are active."""
+    """Whether this is a batch norm of a supernet, where only some channels are active."""
     return isinstance(getattr(norm, "_active", None), Mapping)
 
 
@@ -165,7 +166,7 @@ def _observed(norms: Sequence[_BatchNorm], pool: Pool) -> Iterator[None]:
     """Batch norms in train mode, on copies of their buffers, their inputs counted; all as it was afterwards."""
     buffers = [{name: norm._buffers[name] for name in _BUFFERS if name in norm._buffers} for norm in norms]
     momenta = [norm.momentum for norm in norms]
-    # What a class of a supernet stands for is in its _static.
+    # The layers of a supernet name the class that they replace in _static.
     classes = [getattr(type(n), "_static", type(n)) if is_dynamic(n) else type(n) for n in norms]
     local = [
         norm

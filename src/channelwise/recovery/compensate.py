@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError
 from channelwise.inputs.batches import batches_of, forward
 from channelwise.recovery.batchnorm import Pool, tracks_statistics, write_statistics
 from channelwise.recovery.least_squares import RIDGE, improved
-from channelwise.recovery.lockstep import Pass
-from channelwise.recovery.own import own_parameters
-from channelwise.recovery.places import Place, places
+from channelwise.recovery.lockstep import PausingPass
+from channelwise.recovery.slim_matrix import Origin, origins
 from channelwise.selection import Selection
 from channelwise.statistics.grams import POSITIONS, NormalisedWatch, choose_rows
 from channelwise.statistics.memory import free_bytes
@@ -26,14 +27,12 @@ from channelwise.statistics.moments import Moments
 from channelwise.statistics.products import Product, ProductWatch, batch_norm_call
 from channelwise.surgery.clone import clone_module
 from channelwise.surgery.slicing import Cut, cut_tensors
+from channelwise.surgery.slim import own_parameters
 from channelwise.tensors import named_tensors
-
-if TYPE_CHECKING:
-    from channelwise.api import ChannelGraph
 
 log = logging.getLogger(__name__)
 
-NORM = ".running_mean"
+_RUNNING_MEAN = ".running_mean"
 LIVE = 4
 """How many activations of the largest size a forward pass may hold at a time, for the estimate of memory."""
 
@@ -53,9 +52,9 @@ def compensate(
     """Re-fit the weights of ``slim`` so that every layer's output on calibration images is that of the dense model.
 
     From the first layer to the last, a layer's weights are the regularised least-squares answer to the outputs that
-    the dense model has there, given the inputs that the slim model has there by then (ThiNet, arXiv:1707.06342, and He
-    et al., arXiv:1707.06168, one layer at a time); batch norms on the way get the statistics of all samples. So errors
-    do not pile up, and no separate batch-norm re-estimation is needed. All batches advance together, which costs one
+    the dense model has there, given the inputs that the slim model has there now (ThiNet, arXiv:1707.06342, and He
+    et al., arXiv:1707.06168, one layer at a time); batch norms on the way get the statistics of all samples. Errors do
+    not add up, and no separate batch-norm re-estimation is needed. All batches advance together, which costs one
     forward pass of both models and the memory of their activations.
 
     Arguments:
@@ -130,41 +129,41 @@ class _Probe(NormalisedWatch):
 
 @dataclass(frozen=True, eq=False)
 class _Event:
-    """Where a pass stands: the tensor that makes the place known, and the activation there."""
+    """Where a pass stands: at the layer with this tensor, and the activation there."""
 
     tensor: str
     values: Tensor
     product: Product | None = None
 
 
-class _SlimWatch(ProductWatch):
+class _Watch(ProductWatch):
+    """Pauses a pass at products."""
+
+    def __init__(self, names: Mapping[int, str], current: PausingPass) -> None:
+        super().__init__(names)
+        self._pause = current.pause
+
+
+class _SlimWatch(_Watch):
     """Pauses before every product and before every batch norm with running statistics."""
 
-    def __init__(self, names: Mapping[int, str], run: Pass) -> None:
-        super().__init__(names)
-        self._run = run
-
     def product(self, product: Product, x: Tensor, compute: Any) -> Tensor:
-        self._run.pause(_Event(product.weight, x, product))
+        self._pause(_Event(product.weight, x, product))
         return compute()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         norm = batch_norm_call(func, args, kwargs)
         if norm is not None and (name := self.names.get(id(norm[1]))):
-            self._run.pause(_Event(name, norm[0]))
+            self._pause(_Event(name, norm[0]))
         return super().__torch_function__(func, types, args, kwargs)
 
 
-class _DenseWatch(ProductWatch):
+class _DenseWatch(_Watch):
     """Pauses behind every product."""
-
-    def __init__(self, names: Mapping[int, str], run: Pass) -> None:
-        super().__init__(names)
-        self._run = run
 
     def product(self, product: Product, x: Tensor, compute: Any) -> Tensor:
         y: Tensor = compute()
-        self._run.pause(_Event(product.weight, y, product))
+        self._pause(_Event(product.weight, y, product))
         return y
 
 
@@ -190,45 +189,36 @@ class _Sweep:
         self._generator = torch.Generator().manual_seed(0)
 
     def run(self, batches: Sequence[Any], forward_fn: Any) -> None:
-        passes: list[Pass] = []
-        try:
-            slim = [self._start(passes, self._slim, _SlimWatch, batch, forward_fn) for batch in batches]
-            dense = [self._start(passes, self._dense, _DenseWatch, batch, forward_fn) for batch in batches]
-            self._advance(slim)
+        with ExitStack() as ends:
+            slim = [self._start(ends, self._slim, _SlimWatch, batch, forward_fn) for batch in batches]
+            dense = [self._start(ends, self._dense, _DenseWatch, batch, forward_fn) for batch in batches]
+            _advance(slim)
             while (event := _common(slim)) is not None:
                 if event.product is None:
                     self._renormalise(event.tensor, [p.event.values for p in slim])
                 else:
-                    self._advance(dense)
+                    _advance(dense)
                     self._refit(event.product, slim, dense)
-                self._advance(slim)
-        finally:
-            for one in passes:
-                one.stop()
+                _advance(slim)
 
-    def _start(
-        self, passes: list[Pass], model: nn.Module, watch: Callable[[Mapping[int, str], Pass], Any], batch: Any, fn: Any
-    ) -> Pass:
+    def _start(self, ends: ExitStack, model: nn.Module, watch: type[_Watch], batch: Any, fn: Any) -> PausingPass:
         # Modules may keep activations as attributes, so every batch gets modules of its own around the same tensors.
         twin = clone_module(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
         names = {id(t): name for name, t in twin.named_parameters()}
         norms = {name: m for name, m in twin.named_modules() if isinstance(m, _BatchNorm) and tracks_statistics(m)}
-        names |= {id(norm.running_mean): name + NORM for name, norm in norms.items()}
+        names |= {id(norm.running_mean): name + _RUNNING_MEAN for name, norm in norms.items()}
 
-        def function(run: Pass) -> None:
-            with watch(names, run):
+        def function(current: PausingPass) -> None:
+            with watch(names, current):
                 forward(twin, batch, fn)
 
-        passes.append(Pass(function))
-        return passes[-1]
-
-    def _advance(self, passes: Sequence[Pass]) -> None:
-        for one in passes:
-            one.advance()
+        started = PausingPass(function)
+        ends.callback(started.stop)
+        return started
 
     def _renormalise(self, name: str, values: Sequence[Tensor]) -> None:
         """Set the statistics of the batch norm with the running mean ``name`` to those of all samples."""
-        owner = name.removesuffix(NORM)
+        owner = name.removesuffix(_RUNNING_MEAN)
         norm: Any = self._slim.get_submodule(owner)
         if name not in self._pools:
             self._pools[name] = Pool([norm])
@@ -238,25 +228,25 @@ class _Sweep:
         pool.flush()
         write_statistics(type(self._slim).__name__, {owner: norm}, pool)
 
-    def _refit(self, product: Product, slim: Sequence[Pass], dense: Sequence[Pass]) -> None:
+    def _refit(self, product: Product, slim: Sequence[PausingPass], dense: Sequence[PausingPass]) -> None:
         """Re-fit the layer that all passes have reached."""
         name = product.weight
         if name in self._repeated:
             return
         weight = self._tensors[name]
         moments: Moments | None = None
-        where: list[Place] | None = None
+        where: list[Origin] | None = None
         for narrow, wide in zip(slim, dense, strict=True):
             if wide.event is None or wide.event.tensor != name:
                 raise _Diverged(name)
             x, y, full = narrow.event.values, wide.event.values, wide.event.product
             if where is None and name in self._cuts:
-                where = places(full, product, self._cuts[name])
+                where = origins(full, product, self._cuts[name])
             samples = x.shape[0] if x.dim() > 1 else 1
             chosen = choose_rows(full, y, samples, self._positions, self._generator)
             rows, outputs = product.rows(x, tuple(weight.shape[2:]), chosen), full.outputs(y, chosen)
             if where is not None:
-                outputs = torch.stack([outputs[place.part][:, place.outputs.to(y.device)] for place in where])
+                outputs = torch.stack([outputs[origin.part][:, origin.outputs.to(y.device)] for origin in where])
             if moments is None:
                 moments = Moments.zeros(len(rows), rows.shape[2], outputs.shape[2], x.device)
             moments.add(rows, outputs)
@@ -280,10 +270,15 @@ class _Diverged(Exception):
     """The passes of slim and dense model, or of two batches, do not call the same layers in the same order."""
 
 
-def _common(passes: Sequence[Pass]) -> _Event | None:
-    """The place where all passes stand, None when all are done."""
-    places = {(p.event.tensor, p.event.product is None) if p.event else None for p in passes}
-    if len(places) > 1:
-        raise _Diverged(", ".join(sorted(str(place) for place in places)))
+def _advance(passes: Sequence[PausingPass]) -> None:
+    for one in passes:
+        one.advance()
+
+
+def _common(passes: Sequence[PausingPass]) -> _Event | None:
+    """The event at which all passes stand, None when all are done."""
+    found = {(p.event.tensor, p.event.product is None) if p.event else None for p in passes}
+    if len(found) > 1:
+        raise _Diverged(", ".join(sorted(map(str, found))))
     event: _Event | None = passes[0].event
     return event

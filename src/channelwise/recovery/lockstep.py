@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 
-class Pass:
+class PausingPass:
     """One forward pass in a thread of its own. Only one of all passes runs at any time, the others wait.
 
     The function runs with the caller's autocast and device, without gradients; it calls ``pause(event)``. Threads,
@@ -18,7 +18,7 @@ class Pass:
     pauses must not reach the others.
     """
 
-    def __init__(self, function: Callable[[Pass], Any]) -> None:
+    def __init__(self, function: Callable[[PausingPass], Any]) -> None:
         self.event: Any = None
         self._error: BaseException | None = None
         self._stopped = False
@@ -48,7 +48,7 @@ class Pass:
         self._go.release()
         self._thread.join()
 
-    def _run(self, function: Callable[[Pass], Any], state: Callable[[], AbstractContextManager[Any]]) -> None:
+    def _run(self, function: Callable[[PausingPass], Any], state: Callable[[], AbstractContextManager[Any]]) -> None:
         self._go.acquire()
         try:
             if not self._stopped:

@@ -22,7 +22,7 @@ from channelwise.tensors import named_tensors, widest
 log = logging.getLogger(__name__)
 
 POSITIONS = 64
-"""So many output positions of a sample are looked at: neighbours tell nearly the same."""
+"""The number of output positions of a sample that are looked at: neighbours are nearly the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ class LayerGram:
     normalised: bool
 
     def gram(self, part: int) -> Tensor:
-        """What an error of the weights of one part is measured with: the covariance if an offset can be made good
-        by the bias or the batch norm that follows, else the mean square."""
+        """What measures an error of the weights of one part: the covariance if the bias or the batch norm that follows
+        can make an offset good, else the mean square."""
         covariance = self.covariance[part].to(widest(self.covariance.device))
         if self.free_offset:
             return covariance
@@ -54,7 +54,7 @@ class LayerGram:
 
 @dataclass(frozen=True, eq=False)
 class Grams:
-    """``layers`` by name of the weight; ``skipped``: weights that read prunable channels and why they are not there."""
+    """``layers`` by name of the weight; ``skipped``: other weights that read prunable channels, and why."""
 
     layers: Mapping[str, LayerGram]
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -81,7 +81,7 @@ def gather(
         memory: bytes that the matrices may take; by default half of what is free. On CUDA what does not fit is
             gathered in further passes and kept in host memory; on the host the largest layers are skipped.
     """
-    wanted = readers(structure)
+    wanted = weights_that_read(structure)
     device = next((t.device for t in model.parameters()), torch.device("cpu"))
     room = free_bytes(device) // 2 if memory is None else memory
     clone = clone_module(model, {id(p): p for p in model.parameters()}).eval()
@@ -104,14 +104,14 @@ def gather(
     return Grams(layers, skipped)
 
 
-def readers(structure: Structure) -> set[str]:
-    """Names of the weights that read channels of some group."""
+def weights_that_read(structure: Structure) -> set[str]:
+    """Names of the weights that read channels of a group."""
     names = {s.tensor for group in structure.groups for s in group.slots if s.role == "input"}
     return {name for name in names if structure.tensors[name].is_parameter and len(structure.tensors[name].shape) > 1}
 
 
 def choose_rows(product: Product, y: Tensor, samples: int, positions: int, generator: torch.Generator) -> Tensor | None:
-    """Random rows of a product with output ``y`` for so many samples; None for all."""
+    """Random rows of a product with output ``y`` and this number of samples; None for all."""
     count = product.row_count(y)
     if count <= positions * samples:
         return None

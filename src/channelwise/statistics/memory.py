@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 UNKNOWN = 4 << 30
-"""Assumed where the system does not tell."""
+"""Assumed where the system gives no number."""
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be taken on ``device``; on the host what the system calls available."""
+    """Bytes that can still be taken on ``device``; on the host the memory that the system calls available."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from channelwise.errors import InvalidArgumentError
 from channelwise.selection import Selection
 from channelwise.structure import Structure
 from channelwise.surgery.attributes import fix_attributes, resized_modules
-from channelwise.surgery.clone import Companion, clone_module, stand_in
+from channelwise.surgery.clone import Companion, clone_module, like_parameter, stand_in
 from channelwise.surgery.slicing import (
     NUMBERS,
     Cut,
@@ -60,6 +60,22 @@ def slim_model(
         restore(slim)
     fix_attributes(slim, resized_modules(model, shapes), structure, {n: len(k) for n, k in selection.kept.items()})
     return slim
+
+
+def own_parameters(slim: nn.Module, model: nn.Module, names: Collection[str]) -> None:
+    """Give ``slim`` copies of the parameters ``names`` that it shares with ``model``; what is tied stays tied."""
+    shared = {id(p) for p in model.parameters()}
+    copies = {
+        id(p): like_parameter(p, p.detach().clone())
+        for name, p in slim.named_parameters(remove_duplicate=False)
+        if name in names and id(p) in shared
+    }
+    if not copies:
+        return
+    for module in slim.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in copies:
+                module._parameters[name] = copies[id(parameter)]
 
 
 def sparse_state_dict(

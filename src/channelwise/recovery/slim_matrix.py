@@ -1,4 +1,4 @@
-"""Which entries of a dense layer's matrix a slim layer's matrix consists of."""
+"""Which entries of a dense layer's matrix make up the matrix of the slim layer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from channelwise.surgery.slicing import Cut, take
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
-    """For one part of a slim product: the dense part it comes from, and which features and outputs of it are left."""
+class Origin:
+    """Where one part of a slim product comes from: the dense part, and its features and outputs that are left."""
 
     part: int
     features: Tensor
@@ -29,11 +29,11 @@ def slim_product(dense: Product, cut: Cut) -> Product:
     return replace(dense, groups=len(np.unique(cut.rows // rows)))
 
 
-def places(dense: Product, slim: Product, cut: Cut) -> list[Place]:
-    """A place for every part of the slim product."""
+def origins(dense: Product, slim: Product, cut: Cut) -> list[Origin]:
+    """The origin of every part of the slim product."""
     if dense.groups == 1:
         return [_whole(dense, cut)]
-    # Slimming the positions of the dense weight's elements tells where the elements of the slim weight were.
+    # Where each element of the slim weight was: the positions in the dense weight, cut like the weight itself.
     count = int(torch.Size(cut.info.shape).numel())
     positions = torch.arange(count).reshape(cut.info.shape)
     matrix = dense.matrix(positions)
@@ -41,15 +41,15 @@ def places(dense: Product, slim: Product, cut: Cut) -> list[Place]:
     where = torch.empty(count, dtype=torch.long)
     where[matrix.flatten()] = torch.arange(count)
     return [
-        Place(int(part[0, 0]) // (features * outputs), part[:, 0] // outputs % features, part[0] % outputs)
+        Origin(int(part[0, 0]) // (features * outputs), part[:, 0] // outputs % features, part[0] % outputs)
         for part in where[slim.matrix(take(positions, cut))]
     ]
 
 
-def _whole(product: Product, cut: Cut) -> Place:
+def _whole(product: Product, cut: Cut) -> Origin:
     shape = cut.info.shape
     inputs, outputs = (0, 1) if product.transposed else (1, 0)
     channels = torch.as_tensor(cut.kept.get(inputs, np.arange(shape[inputs])))
     kernel = int(torch.Size(shape[2:]).numel())
     features = (channels[:, None] * kernel + torch.arange(kernel)).flatten()
-    return Place(0, features, torch.as_tensor(cut.kept.get(outputs, np.arange(shape[outputs]))))
+    return Origin(0, features, torch.as_tensor(cut.kept.get(outputs, np.arange(shape[outputs]))))

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from channelwise.recovery.least_squares import RIDGE, improved
-from channelwise.recovery.own import own_parameters
-from channelwise.recovery.places import places, slim_product
+from channelwise.recovery.slim_matrix import origins, slim_product
 from channelwise.selection import Selection
 from channelwise.statistics.grams import Grams, LayerGram
 from channelwise.structure import Structure
 from channelwise.surgery.slicing import Cut, cut_tensors
+from channelwise.surgery.slim import own_parameters
 from channelwise.tensors import named_tensors
 
 
@@ -22,7 +22,7 @@ def compensate_from_grams(
 ) -> nn.Module:
     """Re-fit every layer of ``slim`` that lost input channels so that its output stays what it was.
 
-    The remaining channels are taken to be what they are in the dense ``model``, which makes it a closed form (the
+    The remaining channels are taken to be what they are in the dense ``model``, which makes it one equation (the
     least squares of one layer: He et al. 2017, arXiv:1707.06168). Batch norms that follow are not adapted:
     re-estimate them afterwards. ``slim`` is changed in place and returned; ``model`` is not touched, even where the
     two share parameters.
@@ -45,16 +45,16 @@ def _refit(layer: LayerGram, cut: Cut, slim: Mapping[str, Tensor], dense: Mappin
     wide = product.matrix(dense[product.weight].cpu().double())
     narrow = smaller.matrix(weight.cpu().double())
     parts, shifts = [], []
-    for place, start in zip(places(product, smaller, cut), narrow, strict=True):
-        before, fitted = wide[place.part][:, place.outputs], start
-        if len(place.features) < len(before):
-            gram = layer.gram(place.part)[place.features]
+    for origin, start in zip(origins(product, smaller, cut), narrow, strict=True):
+        before, fitted = wide[origin.part][:, origin.outputs], start
+        if len(origin.features) < len(before):
+            gram = layer.gram(origin.part)[origin.features]
             lost = torch.ones(len(before), dtype=torch.bool)
-            lost[place.features] = False
-            fitted = improved(start, gram[:, place.features], gram[:, lost] @ before[lost], ridge)
-        mean = layer.mean[place.part].double()
+            lost[origin.features] = False
+            fitted = improved(start, gram[:, origin.features], gram[:, lost] @ before[lost], ridge)
+        mean = layer.mean[origin.part].double()
         parts.append(fitted)
-        shifts.append(mean @ before - mean[place.features] @ fitted)
+        shifts.append(mean @ before - mean[origin.features] @ fitted)
     weight.copy_(smaller.weight_of(torch.stack(parts), weight.shape))
     if product.bias is not None:
         bias = slim[product.bias]
