@@ -17,7 +17,7 @@ from channelwise.inputs.check import check_model
 from channelwise.inputs.example import as_arguments, is_constant, own_copy, varied
 from channelwise.inputs.tree import tensors_in
 from channelwise.report.graph import graph_table
-from channelwise.select.choice import select
+from channelwise.select.channels import select
 from channelwise.select.excludes import match_excludes
 from channelwise.selection import Selection
 from channelwise.solve.build import build, group_labels
@@ -71,7 +71,7 @@ class ChannelGraph:
     def select(self, **target: Any) -> Selection:
         """Choose channels by ``macs=`` or ``params=`` (share kept) or ``sparsity=`` (share removed).
 
-        Takes the keyword arguments of `channelwise.select.choice.select`: ``ranking``, ``channel_divisible``,
+        Takes the keyword arguments of `channelwise.select.channels.select`: ``ranking``, ``channel_divisible``,
         ``min_channels``, ``excludes``, ``limits``, ``allocation``, and raises what that raises.
         """
         return select(self.structure, self.tensors(), model=self.model, **target)

@@ -13,7 +13,7 @@ from torch import nn
 import channelwise as cw
 from channelwise.errors import EvaluationError, InvalidArgumentError
 from channelwise.ranking import Fisher, Taylor, bind, scores
-from channelwise.select.choice import choose, select
+from channelwise.select.channels import choose, select
 
 IMAGES = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.randint(0, 5, (12,), generator=torch.Generator().manual_seed(2))

@@ -13,7 +13,7 @@ import channelwise as cw
 from channelwise.cost import cost_model, macs, params
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
 from channelwise.select.allocation import global_counts
-from channelwise.select.choice import choose, select
+from channelwise.select.channels import choose, select
 from channelwise.select.widths import allowed_widths
 from tests.handmade import chain, random_tensors
 

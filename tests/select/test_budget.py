@@ -54,8 +54,8 @@ def test_without_a_profile_all_groups_lose_about_the_same_share():
     assert all(abs(k - np.median(kept)) <= s for k, s in zip(kept, slack, strict=True))
 
 
-def test_before_the_repair_a_smaller_target_never_keeps_more_of_any_group(monkeypatch):
-    monkeypatch.setattr(budget, "repair", lambda evaluate, widths, start, *_: start)
+def test_before_single_steps_a_smaller_target_never_keeps_more_of_any_group(monkeypatch):
+    monkeypatch.setattr(budget, "nearest_counts", lambda evaluate, widths, start, *_: start)
     widths = allowed_widths(WIDE, channel_divisible=4)
     previous = WIDE.full()
     for target in np.linspace(1, 0.02, 60):
@@ -65,18 +65,18 @@ def test_before_the_repair_a_smaller_target_never_keeps_more_of_any_group(monkey
 
 
 def test_groups_that_step_together_are_stepped_one_by_one(monkeypatch):
-    monkeypatch.setattr(budget, "repair", lambda evaluate, widths, start, *_: start)
+    monkeypatch.setattr(budget, "nearest_counts", lambda evaluate, widths, start, *_: start)
     structure = chain([64] * 12)
     counts = solve_budget(structure, 0.5, widths=allowed_widths(structure, channel_divisible=32))
     assert sorted(set(counts.values())) == [32, 64]
 
 
-def test_the_repair_moves_groups_by_one_step_only(monkeypatch):
+def test_single_steps_move_groups_by_one_step_only(monkeypatch):
     widths = allowed_widths(WIDE, channel_divisible=2)
-    repaired = solve_budget(WIDE, 0.5, widths=widths)
-    monkeypatch.setattr(budget, "repair", lambda evaluate, widths, start, *_: start)
+    nearest = solve_budget(WIDE, 0.5, widths=widths)
+    monkeypatch.setattr(budget, "nearest_counts", lambda evaluate, widths, start, *_: start)
     start = solve_budget(WIDE, 0.5, widths=widths)
-    assert all(abs(repaired[name] - start[name]) <= 2 for name in start)
+    assert all(abs(nearest[name] - start[name]) <= 2 for name in start)
 
 
 def test_a_mapping_sets_the_proportions_and_leaves_other_groups_full():

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from channelwise.select.single_steps import repair
+from channelwise.select.nearest import nearest_counts
 from channelwise.select.widths import Widths
 
 NEAR = 0.005
 """What is promised, as a share of the target; where the widths are too coarse for it, the nearest counts are found."""
-# What repair tries for: candidates should not differ in what they are allowed to cost.
+# How near counts shall come: candidates should not differ in what they are allowed to cost.
 GOAL = 0.001
 MOVES = 6
 PAIRS = 48
@@ -42,12 +42,12 @@ class Projection:
         start = self._widths.nearest(wanted)
         if self._distance(start[None])[0] <= NEAR or not len(self._free):
             return start
-        counts = self._repaired(self.shifted(wanted))
+        counts = self._nearest(self.shifted(wanted))
         if self._targets > 1 and self._distance(counts[None])[0] > NEAR:
             counts = self._towards_middle(wanted, counts)
         if self._targets == 1 and self._distance(counts[None])[0] > NEAR:
             # A coarse divisor: only moves over many steps reach the target.
-            counts = repair(lambda c: _scalar(self._excess, c), self._widths, counts, 1.0, NEAR)
+            counts = nearest_counts(lambda c: _scalar(self._excess, c), self._widths, counts, 1.0, NEAR)
         return counts
 
     def _towards_middle(self, wanted: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -55,7 +55,7 @@ class Projection:
         middle = (self._widths.low + self._widths.high) / 2
         tried = [counts]
         for share in TOWARDS_MIDDLE:
-            tried.append(self._repaired(self.shifted(wanted + share * (middle - wanted))))
+            tried.append(self._nearest(self.shifted(wanted + share * (middle - wanted))))
             if self._distance(tried[-1][None])[0] <= NEAR:
                 return tried[-1]
         return tried[int(np.argmin(self._distance(np.stack(tried))))]
@@ -83,7 +83,7 @@ class Projection:
     def _distance(self, counts: np.ndarray) -> np.ndarray:
         return np.abs(self._excess(counts)).max(axis=1)
 
-    def _repaired(self, counts: np.ndarray) -> np.ndarray:
+    def _nearest(self, counts: np.ndarray) -> np.ndarray:
         """What moves of one or two groups, by few steps, make of ``counts``."""
         for _ in range(MOVES):
             here = self._excess(counts[None])[0]

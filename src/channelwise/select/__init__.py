@@ -1,1 +1,1 @@
-"""From a budget or a spec to a selection."""
+"""From a budget or sparsities to a selection: how many channels every group keeps, and which."""

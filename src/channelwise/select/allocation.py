@@ -13,7 +13,7 @@ from channelwise.select.budget import check_reachable, check_share, full_cost, s
 from channelwise.select.widths import Widths, allowed_widths, part_count
 from channelwise.structure import Group, Structure
 
-# The share of the cost after which the price of a channel is worked out again, as neighbours have become narrower.
+# The share of the cost after which prices are worked out again: a channel costs less when its neighbours are narrower.
 REFRESH = 0.002
 
 
@@ -29,9 +29,9 @@ def global_counts(
 ) -> dict[str, int]:
     """Kept counts for a budget, from one order of all channels by importance per cost.
 
-    Again and again the group loses channels whose next step costs the least importance for what it saves, at the widths
-    reached so far, until the budget is met. The counts are a proposal about widths alone: which channels a group keeps
-    is for `choose` to say, by the same scores.
+    One group after the other loses a few channels, always the group that loses the least importance for the cost saved
+    at the widths reached so far, until the budget is met. The result says how many channels a group keeps; `choose`
+    says which, by the same scores.
 
     Arguments:
         scores: one score a channel, larger = more important, shape (group size,), for every group with a choice.
@@ -41,7 +41,7 @@ def global_counts(
         comparable: whether scores of different groups have one scale, as gradient rankings have. If not, a channel
             counts as the share of the squared scores that its group loses with it, of those still there (LAMP, Lee et
             al. 2021, arXiv:2010.07611), once for every layer that reads the group.
-        dead: masks of channels that an earlier pruning removed, from ``dead_channels``: they are worth nothing.
+        dead: masks of channels that an earlier pruning removed, from ``dead_channels``; they have no importance.
 
     Raises UnreachableTargetError with the reachable range, InvalidArgumentError and NothingToPruneError.
     """

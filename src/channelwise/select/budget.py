@@ -10,7 +10,7 @@ import numpy as np
 
 from channelwise.cost import cost_model
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
-from channelwise.select.single_steps import repair
+from channelwise.select.nearest import nearest_counts
 from channelwise.select.widths import Widths, allowed_widths, is_number, sparsities
 from channelwise.structure import Structure
 
@@ -52,7 +52,7 @@ def solve_budget(
     profile: Mapping[str, float] | Profile | None = None,
     widths: Widths | None = None,
 ) -> dict[str, int]:
-    """Kept counts whose cost is as near to ``target`` as it gets, by absolute distance, rather below than above.
+    """Kept counts whose cost is nearest to ``target``, and not above it where two are equally near.
 
     Arguments:
         target: share of the full model's cost to keep, in (0, 1].
@@ -104,7 +104,7 @@ def settle(
     """Counts near ``start`` that meet the target: the nearest if ``exact``, else as near as the 1 % promise needs."""
     evaluate, full = cost_model(structure).cost(cost), full_cost(structure, cost)
     # A profile says what the groups can bear, so it is left only for what the 1 % promise needs.
-    counts = repair(evaluate, widths, start, target * full, NEAR if exact else TOLERANCE / 2)
+    counts = nearest_counts(evaluate, widths, start, target * full, NEAR if exact else TOLERANCE / 2)
     got = float(evaluate(counts)) / full
     if abs(got - target) > TOLERANCE * target:
         logger.warning(

@@ -14,7 +14,7 @@ import numpy as np
 from channelwise.errors import InvalidArgumentError
 from channelwise.structure import Group, Structure, unknown_group
 
-# What separates a product such as 0.9 * 10 from the number it stands for.
+# Larger than the rounding error of a product such as 0.9 * 10.
 EPSILON = 1e-9
 
 
@@ -39,11 +39,11 @@ class Widths:
         return np.where((self.high > self.grid) & (2 * wanted + EPSILON >= self.grid + self.high), self.high, counts)
 
     def above(self, counts: np.ndarray) -> np.ndarray:
-        """The next larger allowed counts; the same where there is none."""
+        """The next larger allowed counts; the same counts where no larger ones are allowed."""
         return np.where(counts + self.step <= self.grid, counts + self.step, self.high)
 
     def below(self, counts: np.ndarray) -> np.ndarray:
-        """The next smaller allowed counts; the same where there is none."""
+        """The next smaller allowed counts; the same counts where no smaller ones are allowed."""
         return np.where(counts > self.grid, self.grid, np.maximum(counts - self.step, self.low))
 
     @property

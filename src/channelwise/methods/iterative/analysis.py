@@ -15,7 +15,7 @@ from channelwise.methods.arguments import plural
 from channelwise.methods.sensitivity import Evaluation, Plan, Sensitivity, SensitivityFile
 from channelwise.progress import progress
 from channelwise.ranking import Criterion, Weights, bind, fingerprint
-from channelwise.select.choice import choose, dead_channels
+from channelwise.select.channels import choose, dead_channels
 from channelwise.select.widths import alive_count
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from channelwise.methods.spec_file import Spec
 from channelwise.ranking import Criterion
 from channelwise.ranking.weights import Weights
 from channelwise.select.budget import TOLERANCE, counts_for_sparsity, reachable, solve_budget
-from channelwise.select.choice import choose, dead_channels
+from channelwise.select.channels import choose, dead_channels
 from channelwise.select.widths import Widths, allowed_widths
 from channelwise.selection import Selection
 from channelwise.structure import Structure

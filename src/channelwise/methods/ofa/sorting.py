@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from channelwise.ranking import Criterion, Weights, scores
-from channelwise.select.choice import dead_channels
+from channelwise.select.channels import dead_channels
 from channelwise.structure import Group, Structure, TensorInfo
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from channelwise.evaluate.repair import Calibration
 from channelwise.methods.arguments import check_ratio
 from channelwise.ranking import Criterion, Reconstruction, Weights, bind, comparable, scores
 from channelwise.search import TargetSpace
-from channelwise.select.choice import choose, dead_channels
+from channelwise.select.channels import choose, dead_channels
 from channelwise.select.widths import Widths, allowed_widths
 from channelwise.selection import Selection
 from channelwise.structure import Group

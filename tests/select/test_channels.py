@@ -10,7 +10,7 @@ from torch import nn
 
 from channelwise.cost import macs, params
 from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
-from channelwise.select.choice import choose, dead_channels, select
+from channelwise.select.channels import choose, dead_channels, select
 from channelwise.selection import Selection
 from channelwise.structure import Group, TensorInfo
 from tests.handmade import chain, random_tensors, single, slots

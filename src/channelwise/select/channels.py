@@ -1,4 +1,4 @@
-"""From a budget or a spec to a selection: for every channel group, which channels are kept."""
+"""From a budget or sparsities to a selection: which channels every group keeps."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ from channelwise.select.widths import allowed_widths, part_count, sparsities
 from channelwise.selection import Selection
 from channelwise.structure import Group, Structure, unknown_group
 
-Spec = Mapping[str, float]
-"""Sparsity by group name: the fraction removed."""
-
 
 def select(
     structure: Structure,
@@ -28,12 +25,12 @@ def select(
     *,
     macs: float | None = None,
     params: float | None = None,
-    sparsity: float | Spec | None = None,
+    sparsity: float | Mapping[str, float] | None = None,
     ranking: str | Criterion = "l1",
     channel_divisible: int = 1,
     min_channels: int = 1,
     excludes: Any = (),
-    limits: float | Spec | None = None,
+    limits: float | Mapping[str, float] | None = None,
     allocation: Literal["uniform", "global"] = "uniform",
     model: nn.Module | None = None,
 ) -> Selection:
@@ -55,7 +52,7 @@ def select(
         model: what rankings by gradients and excludes by module look at.
 
     Channels removed by an earlier pruning go first, and no group keeps more than it has others. Shares refer to the
-    full model all the same. Of channels with equal scores the first stay.
+    full model all the same. Where scores are equal, the first channels stay.
     Raises InvalidArgumentError, UnreachableTargetError (with the reachable range), NothingToPruneError.
     """
     budget = _one_target(macs, params, sparsity)
@@ -100,8 +97,8 @@ def choose(
 ) -> Selection:
     """The best channels of every group, given how many. Every part of a group chooses its own.
 
-    Channels that an earlier pruning removed (``dead``, found if not given) are the last choice; of channels with equal
-    scores the first stay. Groups missing from ``counts`` stay full. A ranking that needs the model must be bound, see
+    Channels that an earlier pruning removed (``dead``, found if not given) are the last choice. Where scores are equal,
+    the first channels stay. Groups missing from ``counts`` stay full. A ranking that needs the model must be bound, see
     ``channelwise.ranking.bind``.
     """
     weights = Weights.of(tensors, structure)
@@ -129,8 +126,8 @@ def choose(
 def dead_channels(structure: Structure, tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """Masks of the channels whose parameters are all exactly 0: an earlier sparse pruning removed them.
 
-    Pruning leaves channels in every group and part, so a group or part that is 0 altogether is no work of pruning
-    (a layer that starts at 0, say) and counts as alive.
+    Pruning leaves channels in every group and part. So a group or part that is 0 altogether was not pruned (a layer
+    that starts at 0, say) and counts as alive.
     """
     weights = Weights.of(tensors, structure)
     return {group.name: _dead(group, weights) for group in structure.groups}

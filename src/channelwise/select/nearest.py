@@ -1,4 +1,4 @@
-"""The last step of a budget: few groups move by single steps until the cost is as near to the target as it gets."""
+"""The counts nearest to a target: the last step of a budget, in which a few groups move by single steps."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ ROUNDS = 4
 STRIDE = 4
 
 
-def repair(
+def nearest_counts(
     evaluate: Callable[[Any], Any], widths: Widths, start: np.ndarray, target: float, near: float = 0.001
 ) -> np.ndarray:
-    """Counts near ``start`` (groups,) whose cost is nearest to ``target``, rather below than above when equally near.
+    """Counts near ``start`` (groups,) whose cost is nearest to ``target``, and not above it where two are equally near.
 
     First every group may move one step from the start; if nothing within ``near`` (a share) of the target is found,
     two steps, then four, and so on: a coarse divisor must not miss a selection that exists, a fine one must not leave
@@ -60,12 +60,12 @@ class _Box:
     stride: int
 
     def selections(self) -> int:
-        """How many there are, or slightly more."""
+        """How many counts there are, or slightly more."""
         each = (self.upper - self.lower) // self.widths.step + 1 + (self.upper > self.widths.grid)
         return math.prod(each[self.lower < self.upper].tolist())
 
     def enumerate(self) -> np.ndarray:
-        """The best of all."""
+        """The best of all counts."""
         free = np.flatnonzero(self.lower < self.upper)
         choices = [self._ladder(int(g)) for g in free]
         candidates = np.repeat(self.start[None], math.prod(map(len, choices)), axis=0)
