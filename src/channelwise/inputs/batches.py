@@ -79,7 +79,7 @@ def _read(loader: Any, batches: int | None) -> Iterator[Any]:
 def forward(model: nn.Module, batch: Any, forward_fn: ForwardFn | None = None) -> Any:
     """The model's output for a batch of a loader.
 
-    Tensors are first moved to the model's device; their types stay. A tensor is the input itself. Of a tuple or list
+    Tensors are first moved to the model's device; their types stay. A tensor is the input itself. In a tuple or list
     the first item is the input, the rest are targets. An input that is a tuple or list gives positional arguments, a
     dict, as input or as the batch itself, gives keyword arguments.
 

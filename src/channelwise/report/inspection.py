@@ -24,7 +24,7 @@ ADVICE = {
 
 @dataclass
 class FrozenOutputs:
-    """Output channels that must stay for one reason; ``layers``: how many of which."""
+    """Output channels that must stay for one reason; ``layers``: how many in each layer."""
 
     reason: str
     cause: Cause
@@ -37,11 +37,11 @@ class FrozenOutputs:
 
 
 def frozen_outputs(structure: Structure) -> list[FrozenOutputs]:
-    """By reason; those of which the network returns the channels last, for there is nothing to do about them."""
+    """By reason; last the channels that the network returns, as nothing can be done about them."""
     found: dict[str, FrozenOutputs] = {}
     for frozen in structure.frozen:
         reason = telling(frozen.reasons)
-        # No operation told what the axes of an unused weight are.
+        # No operation showed what the axes of an unused weight are.
         unused = reason.cause is Cause.UNUSED and frozen.axis == 0 and len(structure.tensors[frozen.tensor].shape) > 1
         if frozen.role != "output" and not unused:
             continue

@@ -1,9 +1,7 @@
-"""Slim models on disk: a safetensors file with a readable header, and the way back into a fresh original model."""
+"""Slim models saved, and loaded into fresh original ones, from their files or from state dicts."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -11,46 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError, UnsupportedModelError
 from channelwise.inputs.check import describe
-from channelwise.io.atomic import write
-from channelwise.io.record import Record, first_problem
 from channelwise.structure import Structure
-from channelwise.surgery.attributes import fixer_of, followed_numbers
 from channelwise.surgery.counts import counts_from_shapes
 from channelwise.surgery.install import check_sizes, install
 from channelwise.surgery.slicing import NUMBERS
+from channelwise.surgery.slim_file import read_slim_file, stored_tensors, write_slim_file
 from channelwise.tensors import named_tensors
 from channelwise.tracing.code.other_ways import readers
 
 log = logging.getLogger(__name__)
-
-VERSION = 1
-_HEADER = "channelwise"
-
-
-class Header(Record):
-    """What the file says about the model besides its tensors.
-
-    ``modules``: name -> class; ``shapes``: tensor name -> shape, of parameters and buffers, persistent or not;
-    ``aliases``: further names of a shared tensor -> the name it is stored under; ``attributes``: module ->
-    attribute -> value; ``complex``: tensors stored as pairs of real numbers; ``digest``: of all of these.
-    """
-
-    format: str = "channelwise slim model"
-    version: int = VERSION
-    model: str
-    modules: dict[str, str]
-    shapes: dict[str, list[int]]
-    aliases: dict[str, str]
-    attributes: dict[str, dict[str, Any]]
-    complex: list[str]
-    digest: str
 
 
 def save(slim: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -60,26 +31,7 @@ def save(slim: nn.Module, path: str | os.PathLike[str]) -> None:
         ResultsFileError: the file cannot be written; what was there before is untouched.
         InvalidArgumentError, UnsupportedModelError: ``slim`` is no module, or a scripted one.
     """
-    slim = _unwrapped(slim)
-    path = _path(path)
-    stored, aliases = _stored_tensors(slim)
-    _mention_extra_state(slim)
-    shapes = {name: list(tensor.shape) for name, tensor in stored.items()}
-    header = Header(
-        model=type(slim).__qualname__,
-        modules={name: type(module).__name__ for name, module in slim.named_modules()},
-        shapes=shapes,
-        aliases=aliases,
-        attributes=_attributes(slim),
-        complex=[name for name, tensor in stored.items() if tensor.is_complex()],
-        digest="",
-    )
-    header = header.model_copy(update={"digest": _digest(header)})
-    # Views of one storage are independent tensors here, hence the clones.
-    plain = {
-        n: (torch.view_as_real(t) if t.is_complex() else t).detach().contiguous().clone() for n, t in stored.items()
-    }
-    write(path, to_safetensors(plain, metadata={_HEADER: header.model_dump_json()}))
+    write_slim_file(_unwrapped(slim), _path(path))
 
 
 def load(
@@ -91,7 +43,7 @@ def load(
         model: an instance of the original, unpruned architecture. It keeps its devices, training flags and
             ``requires_grad``; its tensors get the saved shapes, values and dtypes. Unchanged if anything is wrong.
         source: a file written by `save`, or the ``state_dict`` of a slim model.
-        structure: only for a ``state_dict``: the trace of ``model``, which tells the sizes of layers without tensors
+        structure: only for a ``state_dict``: the trace of ``model``, which knows the sizes of layers without tensors
             (norms without affine parameters, ``Unflatten``) that shapes alone do not show, and the numbers that only
             other ways through a module than ``forward`` read.
 
@@ -136,8 +88,8 @@ def _structure(model: nn.Module, structure: Any) -> Structure | None:
 
 
 def _load_file(model: nn.Module, path: Path) -> None:
-    header, stored = _read(path)
-    present, aliases = _stored_tensors(model)
+    header, stored = read_slim_file(path)
+    present, aliases = stored_tensors(model)
     modules = {name: type(module).__name__ for name, module in model.named_modules()}
     problem = _difference("module", header.modules, modules) or _difference("shared tensor", header.aliases, aliases)
     problem = problem or _difference("tensor", dict.fromkeys(header.shapes, ""), dict.fromkeys(present, ""))
@@ -194,7 +146,7 @@ def _numbers_of(state: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 def _mention_numbers(
     model: nn.Module, present: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], *, has_metadata: bool
 ) -> None:
-    """Nothing tells which numbers in the users' modules have to follow the channels: say where there may be some.
+    """A state dict does not say which numbers in the users' modules have to follow the channels: log where some may.
 
     The metadata of a state dict holds those that ``forward`` needs, not those of other ways through a module.
     """
@@ -222,86 +174,13 @@ def _mention_numbers(
             return
 
 
-def _read(path: Path) -> tuple[Header, dict[str, torch.Tensor]]:
-    foreign = (
-        f"{path} was not written by channelwise.save; for a state dict in another file pass the loaded dict itself "
-        "(torch.load(path, weights_only=True) or safetensors.torch.load_file(path))"
-    )
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_HEADER)
-            if text is None:
-                raise ResultsFileError(foreign)
-            header = _parse(path, text)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except FileNotFoundError as error:
-        raise ResultsFileError(f"there is no file {path}") from error
-    except OSError as error:
-        raise ResultsFileError(f"cannot read {path}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise ResultsFileError(f"{path} is damaged or no safetensors file ({error}). {foreign}") from error
-    for name in header.complex:
-        if name in tensors:
-            tensors[name] = torch.view_as_complex(tensors[name])
-    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    for name in {**shapes, **header.shapes}:
-        if shapes.get(name) != header.shapes.get(name):
-            raise ResultsFileError(
-                f"{path} was edited or damaged: its header says {header.shapes.get(name)} for {name}, "
-                f"the tensor has {shapes.get(name)}. Save the model again"
-            )
-    if _digest(header) != header.digest:
-        raise ResultsFileError(f"the header of {path} was edited or damaged: another digest. Save the model again")
-    return header, tensors
-
-
-def _parse(path: Path, text: str) -> Header:
-    try:
-        version = json.loads(text)["version"]
-        if isinstance(version, int) and version > VERSION:
-            raise ResultsFileError(
-                f"{path} has format version {version}, this channelwise reads up to {VERSION}: update channelwise"
-            )
-        return Header.model_validate_json(text)
-    except ValidationError as error:
-        raise ResultsFileError(f"the header of {path} was edited or damaged: {first_problem(error)}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ResultsFileError(f"the header of {path} was edited or damaged: {error}") from error
-
-
-def _stored_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    first: dict[int, str] = {}
-    aliases = {}
-    for name, tensor in named_tensors(model).items():
-        if first.setdefault(id(tensor), name) != name:
-            aliases[name] = first[id(tensor)]
-    return {name: tensor for name, tensor in named_tensors(model).items() if name not in aliases}, aliases
-
-
-def _attributes(model: nn.Module) -> dict[str, dict[str, Any]]:
-    found = {}
-    for name, module in model.named_modules():
-        known = fixer_of(type(module))
-        values = {a: getattr(module, a) for a in known.attributes if hasattr(module, a)} if known else {}
-        values |= followed_numbers(module)
-        if values:
-            found[name] = values
-    return found
-
-
 def _difference(what: str, saved: Mapping[str, str], given: Mapping[str, str]) -> str:
-    """The first difference of two name -> kind mappings in words, "" if there is none."""
+    """The first difference of two name -> kind mappings in words, "" if they are equal."""
     for name in [*saved, *given]:
         if saved.get(name) != given.get(name):
             there, here = (f"{d[name] or 'present'}" if name in d else "missing" for d in (saved, given))
             return f"{what} {name or '(the model itself)'!r} is {there} in what is loaded and {here} in the given model"
     return ""
-
-
-def _mention_extra_state(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if type(module).get_extra_state is not nn.Module.get_extra_state:
-            log.warning("The extra state of module %r is not saved: only tensors are.", name)
 
 
 def _unwrapped(model: Any) -> nn.Module:
@@ -317,8 +196,3 @@ def _unwrapped(model: Any) -> nn.Module:
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModelError(f"the model is a {type(model).__name__}: save and load before scripting it")
     return model
-
-
-def _digest(header: Header) -> str:
-    content = header.model_dump(include={"modules", "shapes", "aliases", "attributes", "complex"})
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

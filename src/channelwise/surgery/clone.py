@@ -119,7 +119,7 @@ def _copy_plain_modules(model: nn.Module, memo: dict[int, Any]) -> None:
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    """What ``deepcopy`` gives, with less ado for what modules mostly hold."""
+    """What ``deepcopy`` gives, but quicker for what modules mostly hold."""
     kind = type(value)
     if kind in _ATOMS:
         return value

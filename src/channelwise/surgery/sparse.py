@@ -38,7 +38,7 @@ def sparse_model(model: nn.Module, structure: Structure, selection: Selection) -
     The copy has the user's classes, shapes and ``state_dict`` keys. Gradients of removed slots are zeroed before
     anybody sees them, so that any optimizer whose update of a zero weight with zero gradients is zero leaves them
     alone (SGD with momentum and weight decay, Adam, AdamW, …); loading dense weights zeroes them again. Norms whose
-    statistics are taken over channels count the kept ones only, by a forward hook of theirs. All this survives
+    statistics are taken over channels count the kept ones only, by a forward hook. All this survives
     ``deepcopy``, pickle, ``.to()``, DataParallel and DistributedDataParallel. The copy gets the method
     ``slim_state_dict()``.
 
