@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
-import os
 import tempfile
 import time
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from engine import Report, forward, processor, randomised
+from measuring import Report, forward, randomised
 from torch import nn
 
 import channelwise as cw
@@ -80,14 +79,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="runs of which the median is taken")
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
-    torch.set_num_threads(1)
     report = Report(options.repeats)
-    print(f"{processor()}, one thread, torch {torch.__version__}, medians of {options.repeats} runs")
-    print(f"(load of the machine at the start: {os.getloadavg()[0]:.1f})\n")
-    print("| what | network | ms | forward passes | goal |\n|---|---|--:|--:|---|")
     for name in options.models:
         time_candidates(report, name)
-    print("\nevery goal met" if not report.missed else "\nmissed: " + "; ".join(report.missed))
+    report.end()
 
 
 if __name__ == "__main__":

@@ -7,17 +7,15 @@ import contextlib
 import copy
 import io
 import logging
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 import torchvision
+from measuring import Report, forward, randomised, row
 from torch import Tensor, nn
 from yolo_sized import YoloSized
 
@@ -47,62 +45,8 @@ CASES = {
     "inception_v3": Case(lambda: torchvision.models.inception_v3(init_weights=False), 299),
     "yolo_sized": Case(YoloSized, 640),
 }
-
-
-@dataclass
-class Report:
-    """Rows of the table, printed as they come."""
-
-    repeats: int
-    missed: list[str] = field(default_factory=list)
-
-    def median_ms(self, call: Callable[[], object], repeats: int | None = None) -> float:
-        """Median time of a call after one call to warm up."""
-        return self.in_turns(call, repeats=repeats)[0]
-
-    def in_turns(self, *calls: Callable[[], object], repeats: int | None = None) -> list[float]:
-        """Median times of calls that alternate, so that a busy machine hits all of them."""
-        times: list[list[float]] = [[] for _ in calls]
-        for turn in range((repeats or self.repeats) + 1):
-            for call, seen in zip(calls, times, strict=True):
-                start = time.perf_counter()
-                call()
-                if turn:
-                    seen.append(1000 * (time.perf_counter() - start))
-        return [statistics.median(seen) for seen in times]
-
-    def add(self, what: str, model: str, ms: float, forward: float, limit: tuple[str, float] | None = None) -> None:
-        """A row; `limit` is ("x" of a forward pass or "ms", the figure not to exceed)."""
-        goal = ""
-        if limit is not None:
-            kind, most = limit
-            reached = ms / forward if kind == "x" else ms
-            met = reached <= most
-            goal = f"<= {most:g} {kind}" + ("" if met else " (missed)")
-            if not met:
-                self.missed.append(f"{what}, {model}: {reached:.2f} {kind}, goal {most:g}")
-        print(f"| {what} | {model} | {ms:.2f} | {ms / forward:.3f} | {goal} |", flush=True)
-
-
-def randomised(build: Callable[[], nn.Module]) -> nn.Module:
-    """The network in eval mode, its batch-norm statistics away from 0 and 1."""
-    torch.manual_seed(0)
-    model = build().eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.8, 1.2)
-    return model
-
-
-def forward(model: nn.Module, x: Tensor) -> Callable[[], object]:
-    """A plain inference pass."""
-
-    def call() -> object:
-        with torch.no_grad():
-            return model(x)
-
-    return call
+TRACE_GOALS = {"resnet50": 4.0, "densenet121": 4.0, "yolo_sized": 4.0, "mobilenet_v2": 5.0}
+"""Forward passes that a trace may take."""
 
 
 def time_engine(report: Report, name: str) -> None:
@@ -112,19 +56,17 @@ def time_engine(report: Report, name: str) -> None:
     x = torch.randn(1, 3, case.pixels, case.pixels)
     plain, traced = report.in_turns(forward(model, x), lambda: cw.trace(model, x))
     report.add("forward pass", name, plain, plain)
-    goal = ("x", 4.0) if name in ("resnet50", "densenet121", "yolo_sized") else None
+    goal = ("x", TRACE_GOALS[name]) if name in TRACE_GOALS else None
     report.add("trace: both passes and verification", name, traced, plain, goal)
     graph = cw.trace(model, x)
     selection = graph.select(macs=0.5)
     report.add("select half of the MACs", name, report.median_ms(lambda: graph.select(macs=0.5)), plain)
+    count = report.median_ms(lambda: graph.macs(selection), 50)
+    report.add("MACs of a selection", name, count, plain, ("ms", 0.1))
+    solve = report.median_ms(lambda: solve_budget(graph.structure, 0.5))
+    report.add("budget solved, channels not ranked", name, solve, plain, ("ms", 20) if name == "resnet50" else None)
     slim = report.median_ms(lambda: graph.slim(selection))
-    if name == "resnet50":
-        report.add("slim model", name, slim, plain, ("ms", 60))
-        count = report.median_ms(lambda: graph.macs(selection), 50)
-        report.add("MACs of a selection", name, count, plain, ("ms", 1))
-        time_budget(report, graph, name, plain)
-    else:
-        report.add("slim model", name, slim, plain)
+    report.add("slim model", name, slim, plain, ("ms", 60) if name == "resnet50" else None)
 
     def whole() -> nn.Module:
         found = cw.trace(model, x)
@@ -132,12 +74,6 @@ def time_engine(report: Report, name: str) -> None:
 
     report.add("trace, ranking, slim model", name, report.median_ms(whole), plain)
     time_torch_pruning(report, name, model, x, plain)
-
-
-def time_budget(report: Report, graph: cw.ChannelGraph, name: str, plain: float) -> None:
-    """How many channels of each group a budget leaves, without ranking them."""
-    solve = report.median_ms(lambda: solve_budget(graph.structure, 0.5))
-    report.add("budget solved", name, solve, plain, ("ms", 20))
 
 
 def time_torch_pruning(report: Report, name: str, model: nn.Module, x: Tensor, plain: float) -> None:
@@ -161,7 +97,8 @@ def time_torch_pruning(report: Report, name: str, model: nn.Module, x: Tensor, p
             pruned.append(1000 * (time.perf_counter() - start))
         forward(victim, x)()
     except Exception as error:  # whatever the other library raises is its result for this network
-        print(f"| torch-pruning | {name} | {type(error).__name__}: {str(error).splitlines()[0][:80]} | | |", flush=True)
+        said = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+        print(row("torch-pruning", name, said, "", ""), flush=True)
         return
     report.add("torch-pruning: graph, ranking, pruning", name, statistics.median(pruned), plain)
 
@@ -205,34 +142,20 @@ def time_sparse(report: Report, pairs: int = 30) -> None:
     report.add("sparse forward pass", "resnet18", sparse, dense, ("x", 1.05))
 
 
-def processor() -> str:
-    """The name of the CPU, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=sorted(CASES), default=list(CASES))
     parser.add_argument("--repeats", type=int, default=7, help="runs of which the median is taken")
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
-    torch.set_num_threads(1)
-    report = Report(options.repeats)
     rival = f"torch-pruning {torch_pruning.__version__}" if torch_pruning else "torch-pruning not installed"
-    print(f"{processor()}, one thread, torch {torch.__version__}, {rival}, medians of {options.repeats} runs")
-    print(f"(load of the machine at the start: {os.getloadavg()[0]:.1f})\n")
-    print("| what | network | ms | forward passes | goal |\n|---|---|--:|--:|---|")
+    report = Report(options.repeats, versions=f", {rival}")
     for name in options.models:
         time_engine(report, name)
     if "resnet18" in options.models:
         time_analysis(report)
         time_sparse(report)
-    print("\nevery goal met" if not report.missed else "\nmissed: " + "; ".join(report.missed))
+    report.end()
 
 
 if __name__ == "__main__":

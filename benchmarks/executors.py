@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 
 import torch
 import torchvision
+from measuring import head, machine, row
 from torch import nn
 
 import channelwise as cw
@@ -87,11 +86,11 @@ def main() -> None:
         for name, (start, threads) in rows.items():
             best[name] = max(best[name], candidates_a_second(start, payloads, threads))
 
-    print(f"torch {torch.__version__}, {platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}\n")
-    print("| where | candidates/s | to one core |\n|---|---|---|")
+    print(f"{machine()}, {cores} cores\n")
+    print(*head("where", "candidates/s:", "to one core:"), sep="\n")
     first = best["in process, 1 thread"]
     for name, rate in best.items():
-        print(f"| {name} | {rate:.2f} | {rate / first:.2f} |")
+        print(row(name, f"{rate:.2f}", f"{rate / first:.2f}"))
     reached = best[f"{workers} worker processes"] / first
     print(f"\n{workers} workers: {reached:.2f} times one core (goal with two cores: {GOAL})")
 

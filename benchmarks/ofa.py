@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import random
 import tempfile
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torchvision
-from engine import Report, randomised
+from measuring import Report, randomised
 from torch import Tensor, nn
 
 import channelwise as cw
@@ -115,10 +114,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=15, help="runs of which the median is taken")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    print(f"(load of the machine at the start: {os.getloadavg()[0]:.1f}; batch {BATCH} of {PIXELS} px, one thread)\n")
-    print("| what | network | ms | times the one to compare with | goal |\n|---|---|--:|--:|---|")
-    report = Report(args.repeats)
+    report = Report(args.repeats, "times the one to compare with", f"; batch {BATCH} of {PIXELS} px")
     for name in args.models:
         model = randomised(getattr(torchvision.models, name))
         with tempfile.TemporaryDirectory() as folder:
@@ -128,9 +124,7 @@ def main() -> None:
             time_surgery(report, name, model, pruner, supernet)
             time_proposals(report, name, pruner)
     time_sampling(report, "densenet121")
-    print()
-    for line in report.missed:
-        print("missed:", line)
+    report.end()
 
 
 if __name__ == "__main__":

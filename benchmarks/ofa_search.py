@@ -7,21 +7,17 @@ three budgets. An output folder that holds an earlier run is refused: its later 
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import cifar
 import numpy as np
 import optuna
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
-import cifar_data
-from cifar10_iterative import ARCHITECTURES, accuracy
+from cifar import accuracy
+from measuring import head, row
 
 import channelwise as cw
 from channelwise.methods.ofa.evolution import FrontEvolution
@@ -77,26 +73,20 @@ def front_score(front: dict[str, dict[str, Any]], low: float, high: float) -> fl
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of train.npz and test.npz, or for torchvision")
+    parser = cifar.options(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="state dict of the dense network")
     parser.add_argument("--supernet", type=Path, required=True, help="training.pt of examples/cifar10_ofa.py")
     parser.add_argument("--strategies", nargs="+", choices=sorted(STRATEGIES), default=list(STRATEGIES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--generations", type=int, nargs="+", default=[2, 7], help="when the fronts are looked at")
-    parser.add_argument("--images", type=int, default=1000, help="images for calibration, and as many for scores")
     parser.add_argument("--output", type=Path, default=Path("ofa-search-output"))
     options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     options.output.mkdir(parents=True)
 
-    training, test = cifar_data.load(options.data)
-    calibration = [x for x, _ in training[: options.images].batches(250)]
-    scored = training[len(training) - options.images :]
+    labelled, scored, test = cifar.load(options.data, options.images)
+    calibration = [x for x, _ in labelled]
     state = torch.load(options.supernet, map_location="cpu", weights_only=True)
-    model = ARCHITECTURES[state["options"]["arch"]]()
-    model.load_state_dict(torch.load(options.checkpoint, map_location="cpu", weights_only=True))
-    model.to(memory_format=torch.channels_last).eval()
+    model = cifar.network(state["options"]["arch"], options.checkpoint)
 
     rows: dict[str, dict[str, list[float]]] = {}
     for seed in range(options.seeds):
@@ -108,14 +98,14 @@ def main() -> int:
             supernet.load_state_dict(state["net"])
             space = pruner.search_space
             low, high = (float(space.macs(values)) / 1e6 for values in (space.minimum, space.maximum))
-            row = rows.setdefault(name, {})
+            found = rows.setdefault(name, {})
             for generations in options.generations:
                 front = pruner.run_evolutionary_search(
                     supernet, eval_fn=accuracy, eval_args=(scored,), flops_step=1, parent_popu_size=POPULATION,
                     iteration=generations, loader=calibration, seed=seed, strategy=STRATEGIES[name](),
                 )  # fmt: skip
                 evaluations = POPULATION + CHILDREN * generations
-                row.setdefault(f"front after {evaluations}", []).append(front_score(front, low, high))
+                found.setdefault(f"front after {evaluations}", []).append(front_score(front, low, high))
             for budget in BUDGETS:
                 fitting = [subnet for subnet in front.values() if subnet["macs"] <= budget * high]
                 reached = float("nan")
@@ -123,16 +113,14 @@ def main() -> int:
                     best = max(fitting, key=lambda subnet: subnet["acc1"])
                     static = pruner.get_static_subnet(supernet, best["subnet_setting"])[0]
                     reached = accuracy(cw.recovery.recalibrate(static.eval(), calibration), test)
-                row.setdefault(f"test, {budget:.0%} of the MACs", []).append(reached)
-            print(f"seed {seed}, {name}: " + ", ".join(f"{k} {v[-1]:.2f}" for k, v in row.items()), flush=True)
+                found.setdefault(f"test, {budget:.0%} of the MACs", []).append(reached)
+            print(f"seed {seed}, {name}: " + ", ".join(f"{k} {v[-1]:.2f}" for k, v in found.items()), flush=True)
 
     columns = list(next(iter(rows.values())))
     print("\nmean over the seeds, and the least and the most, in percent\n")
-    print("| search | " + " | ".join(columns) + " |")
-    print("|---|" + "--:|" * len(columns))
-    for name, row in rows.items():
-        cells = [f"{fmean(row[c]):.2f} ({min(row[c]):.2f} to {max(row[c]):.2f})" for c in columns]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+    print(*head("search", *(f"{column}:" for column in columns)), sep="\n")
+    for name, found in rows.items():
+        print(row(name, *(f"{fmean(found[c]):.2f} ({min(found[c]):.2f} to {max(found[c]):.2f})" for c in columns)))
     return 0
 
 

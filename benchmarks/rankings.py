@@ -6,20 +6,15 @@ rankings. The table is what the defaults were chosen by.
 
 from __future__ import annotations
 
-import argparse
-import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cifar
 import torch
 import torch.nn.functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
-import cifar_data
-from cifar10_iterative import ARCHITECTURES, accuracy
+from cifar import accuracy
+from measuring import head, row
 
 import channelwise as cw
 from channelwise import ranking
@@ -29,23 +24,16 @@ from channelwise.statistics import gather
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of train.npz and test.npz, or for torchvision")
+    parser = cifar.options(__doc__)
     parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="resnet20.th and resnet56.th")
     parser.add_argument("--kept", type=float, nargs="+", default=[0.5, 0.3], help="shares of MACs kept")
-    parser.add_argument("--images", type=int, default=1000, help="images for calibration, and as many for scores")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    training, _ = cifar_data.load(options.data)
-    labelled = list(training[: options.images].batches(250))
+    labelled, scored, _ = cifar.load(options.data, options.images)
     images = [x for x, _ in labelled]
-    scored = training[len(training) - options.images :]
     print("accuracy (%) after re-estimating batch norms / after re-fitting weights from the dense model's moments\n")
-    print("| network | kept | ranking | uniform | global |\n|---|--:|---|--:|--:|")
+    print(*head("network", "kept:", "ranking", "uniform:", "global:"), sep="\n")
     for checkpoint in options.checkpoints:
-        model = ARCHITECTURES[checkpoint.stem]()
-        model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-        model.to(memory_format=torch.channels_last).eval()
+        model = cifar.network(checkpoint.stem, checkpoint)
         graph = cw.trace(model, torch.zeros(1, 3, 32, 32))
         grams = gather(model, graph.structure, images)
         rankings: dict[str, Any] = {
@@ -70,7 +58,7 @@ def main() -> None:
                         for repair in repairs
                     ]
                     cells.append(" / ".join(f"{score:.1f}" for score in scores))
-                print(f"| {checkpoint.stem} | {kept:g} | {name} | {' | '.join(cells)} |", flush=True)
+                print(row(checkpoint.stem, f"{kept:g}", name, *cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,20 +8,14 @@ Every evaluation is kept in the output folder: an interrupted run goes on.
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import sys
 from pathlib import Path
 from statistics import median
 
+import cifar
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-
-import cifar_data
-from cifar10_iterative import accuracy
-from cifar_resnet import resnet20
+from measuring import head, row
 
 from pytorch_nndct import OneStepPruningRunner
 
@@ -42,26 +36,20 @@ def evaluations_to_reach(curve: list[float], level: float) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of train.npz and test.npz, or for torchvision")
+    parser = cifar.options(__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="state dict of the dense network")
     parser.add_argument("--ratio", type=float, default=0.5, help="share of MACs removed")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--random", type=int, default=200, help="candidates of a random search")
     parser.add_argument("--guided", type=int, default=100, help="candidates of a guided search")
     parser.add_argument("--strategies", nargs="+", default=["random", "random:l1", "default"])
-    parser.add_argument("--images", type=int, default=1000, help="images for calibration, and as many for scores")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("search-output"))
     options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
-    training, _ = cifar_data.load(options.data)
-    calibration = [x for x, _ in training[: options.images].batches(250)]
-    scored = training[len(training) - options.images :]
-    model = resnet20()
-    model.load_state_dict(torch.load(options.checkpoint, map_location="cpu", weights_only=True))
-    model.to(memory_format=torch.channels_last).eval()
+    labelled, scored, _ = cifar.load(options.data, options.images)
+    calibration = [x for x, _ in labelled]
+    model = cifar.network("resnet20", options.checkpoint)
 
     curves: dict[str, list[list[float]]] = {}
     for seed in range(options.seeds):
@@ -74,7 +62,7 @@ def main() -> int:
             runner.search(
                 num_subnet=options.random if name == "random" else options.guided,
                 removal_ratio=options.ratio,
-                eval_fn=accuracy,
+                eval_fn=cifar.accuracy,
                 eval_args=(scored,),
                 loader=calibration,
                 compensate=False,
@@ -88,14 +76,13 @@ def main() -> int:
     (options.output / "curves.json").write_text(json.dumps(curves) + "\n")
 
     print("\nmedian over the seeds of the best score (%) after n evaluations\n")
-    print("| n | " + " | ".join(curves) + " |")
-    print("|--:|" + "--:|" * len(curves))
+    print(*head("n:", *(f"{name}:" for name in curves)), sep="\n")
     for n in SHOWN:
         cells = [
             f"{median(c[n - 1] for c in runs):.1f}" if all(len(c) >= n for c in runs) else ""
             for runs in curves.values()
         ]
-        print(f"| {n} | " + " | ".join(cells) + " |")
+        print(row(n, *cells))
     for chance in (name for name in curves if name.startswith("random")):
         for strategy, runs in curves.items():
             if strategy.startswith("random"):

@@ -6,6 +6,7 @@ A tool is a generator: it yields once, when it no longer looks at the values of 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 import channelwise as cw
 from channelwise.inputs.tree import tensors_in
+
+from .journal import commit
 
 Steps = Generator[None, None, nn.Module]
 
@@ -109,4 +112,12 @@ TOOLS: dict[str, Callable[[nn.Module, tuple[Any, ...]], Steps]] = {
     "torch-pruning": torch_pruning,
     "ModelOpt": modelopt,
 }
-PACKAGES = {"channelwise": "channelwise", "torch-pruning": "torch-pruning", "ModelOpt": "nvidia-modelopt"}
+PACKAGES = {"torch-pruning": "torch-pruning", "ModelOpt": "nvidia-modelopt"}
+
+
+def version_of(tool: str) -> str:
+    """The version that is installed, ours by its commit; empty if there is none."""
+    try:
+        return version(PACKAGES[tool]) if tool in PACKAGES else commit()
+    except PackageNotFoundError:
+        return ""

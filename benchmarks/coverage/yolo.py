@@ -18,13 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from coverage_check import prepare_worker
-from coverage_models import Predictions
-from coverage_yolo_data import KEYPOINTS, NAMES, read_pictures
-from coverage_yolo_outputs import apart, difference, predictions, run_exported
 from torch import nn
 
 import channelwise as cw
+
+from .check import prepare_worker
+from .journal import Row
+from .outputs import Predictions, apart, difference, predictions, run_exported
+from .yolo_data import KEYPOINTS, NAMES, read_pictures
+
+MODELS = (
+    "yolov3-tiny", "yolov5n", "yolov6n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolov8n-seg",
+    "yolov8n-pose", "yolov8n-cls", "yolov8n-obb", "yolo11n-seg", "yolo11n-pose", "yolo11n-cls", "yolo11n-obb", "yolov3",
+)  # fmt: skip
 
 STEPS = ("train", "load", "fuse", "torchscript", "onnx", "save")
 TOLERANCES = {"fuse": 1e-9, "torchscript": 2e-3, "onnx": 2e-3}
@@ -46,7 +52,7 @@ class Setting:
     epochs: int
 
 
-def prepare_yolo(gigabytes: float, folder: str) -> None:
+def prepare_yolo(folder: str, gigabytes: float) -> None:
     """A worker process of the sweep, in which ultralytics downloads nothing, installs nothing and reports nothing."""
     prepare_worker(gigabytes)
     settings = Path(folder) / "settings"
@@ -70,11 +76,11 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
         raise PermissionError(f"no network and no installation here: {reached_out[-1]}")
 
 
-def check_yolo(name: str, setting: Setting) -> dict[str, Any]:
+def check_yolo(name: str, setting: Setting) -> Row:
     """A row of the table. ``error`` is empty if everything held for the pruned model."""
     import ultralytics
 
-    row: dict[str, Any] = {"spec": f"ultralytics:{name}", "version": ultralytics.__version__, "error": ""}
+    row: Row = {"version": ultralytics.__version__, "error": ""}
     start = time.perf_counter()
     try:
         kit = Kit(name, setting)

@@ -1,4 +1,4 @@
-"""Small data sets for the five tasks of ultralytics, made of a detection data set in YOLO layout.
+"""Small data sets for the five tasks of ultralytics, made from a detection data set in YOLO layout.
 
 Cells are round: masks are ellipses in the boxes, keypoints their centres and ends, rotated boxes the boxes turned, and
 classes the cut-out boxes. What is trained on them is trained for real, though nothing useful is learned from so little.

@@ -7,15 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from coverage_other import INPUTS, build_other
-from coverage_transformers import CLASSES, build_transformers
 from torch import nn
 
 from channelwise.cli.models import build_model, parse_input
 
-TIMM = Path(__file__).with_name("coverage_timm.txt")
-"""One ``timm:NAME SHAPE`` a line: up to four of every module of timm, to 100 M parameters, or its smallest."""
+from .outputs import Predictions
+from .settings import IMAGES, OTHER, build_with_settings
 
+TIMM = Path(__file__).with_name("timm.txt")
+"""A shape of inputs and names a line: up to four of every module of timm, to 100 M parameters, or its smallest."""
+
+TITLES = {
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "ultralytics": "ultralytics",
+    "smp": "segmentation-models-pytorch",
+    "transformers": "transformers (images)",
+    "other": "audio and volumes (MONAI, transformers)",
+}
+"""The libraries."""
 SHAPES = {
     "inception_v3": "1,3,299,299",
     **dict.fromkeys(("raft_large", "raft_small"), "1,3,128,128 1,3,128,128"),
@@ -60,16 +70,19 @@ class Entry:
         """What comes before the colon."""
         return self.spec.partition(":")[0]
 
+    @property
+    def is_detector(self) -> bool:
+        """Whether it takes a list of images, and sorts boxes."""
+        return self.inputs[0].startswith("[")
+
     def build(self) -> nn.Module:
         """In eval mode, with random weights that are the same every time."""
         torch.manual_seed(0)
         library, _, name = self.spec.partition(":")
         if library == "ultralytics":
             return _yolo(name)
-        if library == "other":
-            return build_other(name)
-        if library == "transformers":
-            return build_transformers(name)
+        if library in ("other", "transformers"):
+            return build_with_settings(name)
         if library == "smp":
             import segmentation_models_pytorch as smp
 
@@ -94,26 +107,19 @@ class Entry:
         return tuple(found)
 
 
-def entries(libraries: set[str]) -> list[Entry]:
-    """All models of these libraries."""
-    found: list[Entry] = []
-    if "torchvision" in libraries:
-        found += _torchvision()
-    if "timm" in libraries:
-        lines = [line.split() for line in TIMM.read_text().splitlines() if line]
-        found += [Entry(spec, tuple(shapes)) for spec, *shapes in lines]
-    if "smp" in libraries:
-        for decoder in DECODERS:
-            encoders = [INSTEAD.get(e, e) if decoder in DILATED else e for e in ENCODERS]
-            found += [Entry(f"smp:{decoder}/{encoder}", ("1,3,128,128",)) for encoder in encoders]
-        for decoder, encoders in OF_TRANSFORMERS.items():
-            found += [Entry(f"smp:{decoder}/{encoder}", ("1,3,224,224",)) for encoder in encoders]
-    if "ultralytics" in libraries:
-        found += [Entry(f"ultralytics:{name}", ("1,3,320,320",)) for name in YOLO]
-    if "other" in libraries:
-        found += [Entry(f"other:{name}", (shape,)) for name, shape in INPUTS.items()]
-    if "transformers" in libraries:
-        found += [Entry(f"transformers:{name}", (f"1,3,{side},{side}",)) for name, (side, _) in CLASSES.items()]
+def entries() -> list[Entry]:
+    """All models."""
+    found = _torchvision()
+    for shape, *names in map(str.split, TIMM.read_text().splitlines()):
+        found += [Entry(f"timm:{name}", (shape,)) for name in names]
+    for decoder in DECODERS:
+        encoders = [INSTEAD.get(e, e) if decoder in DILATED else e for e in ENCODERS]
+        found += [Entry(f"smp:{decoder}/{encoder}", ("1,3,128,128",)) for encoder in encoders]
+    for decoder, encoders in OF_TRANSFORMERS.items():
+        found += [Entry(f"smp:{decoder}/{encoder}", ("1,3,224,224",)) for encoder in encoders]
+    found += [Entry(f"ultralytics:{name}", ("1,3,320,320",)) for name in YOLO]
+    found += [Entry(f"other:{name}", (shape,)) for name, (_, shape, _) in OTHER.items()]
+    found += [Entry(f"transformers:{name}", (f"1,3,{side},{side}",)) for name, (side, _) in IMAGES.items()]
     return found
 
 
@@ -129,26 +135,6 @@ def _torchvision() -> list[Entry]:
             shape = "[3,320,320]"
         found.append(Entry(f"torchvision:{name}", tuple(shape.split())))
     return found
-
-
-class Predictions(nn.Module):
-    """A YOLO model that does not return the features of its neck beside what it predicts: outputs keep their size."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: torch.Tensor) -> Any:
-        """Boxes, scores and so on, in the model's own nesting."""
-        return _without_features(self.model(images))
-
-
-def _without_features(output: Any) -> Any:
-    if isinstance(output, dict):
-        return {name: _without_features(part) for name, part in output.items() if name != "feats"}
-    if isinstance(output, (tuple, list)):
-        return type(output)(_without_features(part) for part in output)
-    return output
 
 
 def _yolo(name: str) -> nn.Module:

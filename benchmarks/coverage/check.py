@@ -1,8 +1,7 @@
-"""One model of the coverage sweep: traced, halved, compared, counted, trained a step, saved and loaded."""
+"""One model of the sweep: traced; then, unless that is all, halved, compared, counted, trained, saved and loaded."""
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import logging
 import resource
@@ -15,16 +14,20 @@ from statistics import median
 from typing import Any
 
 import torch
-from coverage_models import Entry
 from torch import nn
 
 import channelwise as cw
 from channelwise.inputs.example import cast
 from channelwise.inputs.tree import tensors_in
 from channelwise.report.inspection import frozen_outputs
+from channelwise.surgery import clone_module
 from channelwise.testing.modules import prunable_outputs
 from channelwise.testing.oracle import check_oracle
 from channelwise.testing.values import distance
+
+from .journal import Row
+from .models import Entry
+from .outputs import HeadOutputs
 
 LARGE = 80e6
 """Parameters of a model that is compared in its own precision, as several copies have to fit the memory."""
@@ -60,9 +63,9 @@ class PeakMemory:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def check(entry: Entry) -> dict[str, Any]:
-    """A row of the table. ``error`` is empty if everything held."""
-    row: dict[str, Any] = {"spec": entry.spec, "inputs": list(entry.inputs), "error": "", "stage": "build"}
+def check(entry: Entry, only_trace: bool = False) -> Row:
+    """What the journal keeps of a model. ``error`` is empty if everything held."""
+    row: Row = {"inputs": list(entry.inputs), "error": "", "stage": "build"}
     start = time.perf_counter()
     try:
         memory = PeakMemory()
@@ -72,14 +75,17 @@ def check(entry: Entry) -> dict[str, Any]:
         row["forward_s"] = _forward_seconds(model, inputs)
         row["forward_bytes"] = memory.peak()
         row["stage"] = "trace"
-        graph, found = _traced(model, inputs)
-        row |= found
+        began = time.process_time()
+        graph = cw.trace(model, inputs)
+        row["trace_s"] = time.process_time() - began
+        row |= _found(graph)
         row["trace_bytes"] = memory.peak()
-        row["stage"] = "reload"
-        row["reloaded"] = _reloaded(entry, graph, inputs)
-        del graph
-        row["stage"] = "oracle"
-        row |= _compared(entry, model)
+        if not only_trace:
+            row["stage"] = "reload"
+            row["reloaded"] = _reloaded(entry, graph, inputs)
+            del graph
+            row["stage"] = "oracle"
+            row |= _compared(entry, model)
         row["stage"] = "done"
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {error}"[:2000]
@@ -99,94 +105,44 @@ def _forward_seconds(model: nn.Module, inputs: tuple[Any, ...]) -> float:
     return median(times)
 
 
-def _traced(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[cw.ChannelGraph, dict[str, Any]]:
-    start = time.process_time()
-    graph = cw.trace(model, inputs)
-    seconds = time.process_time() - start
-    masks = prunable_outputs(model, graph.structure)
-    convolutions = {n for n, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
-    outputs = sum(mask.size for name, mask in masks.items() if name in convolutions)
-    prunable = sum(int(mask.sum()) for name, mask in masks.items() if name in convolutions)
+def _found(graph: cw.ChannelGraph) -> Row:
+    """What the trace found: the numbers of a selection that is always the same, and what stays."""
+    masks = prunable_outputs(graph.model, graph.structure)
+    convolutions = {n for n, m in graph.model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
     half = graph.select(sparsity=0.5) if graph.groups else cw.Selection({})
     causes: dict[str, int] = {}
     reasons: dict[str, int] = {}
-    for row in frozen_outputs(graph.structure):
-        causes[row.cause.value] = causes.get(row.cause.value, 0) + row.channels
-        reasons[row.reason] = row.channels
-    return graph, {
-        "trace_s": seconds,
+    for frozen in frozen_outputs(graph.structure):
+        causes[frozen.cause.value] = causes.get(frozen.cause.value, 0) + frozen.channels
+        reasons[frozen.reason] = frozen.channels
+    return {
         "groups": len(graph.groups),
         "slim_only": sum(group.slim_only for group in graph.groups),
-        "conv_outputs": outputs,
-        "conv_prunable": prunable,
+        "conv_outputs": sum(mask.size for name, mask in masks.items() if name in convolutions),
+        "conv_prunable": sum(int(mask.sum()) for name, mask in masks.items() if name in convolutions),
+        "prunable": sum(int(mask.sum()) for mask in masks.values()),
         "macs": graph.macs(),
         "macs_half": graph.macs(half),
         "causes": causes,
         "reasons": dict(sorted(reasons.items(), key=lambda item: -item[1])[:6]),
+        "tripwires": [note for note in graph.structure.notes if note.lower().startswith("tripwire")],
     }
 
 
-class HeadOutputs(nn.Module):
-    """A detector that returns what its heads say, before boxes are sorted and suppressed.
-
-    Rounding decides the order of boxes, so the detections of two equal networks need not be equal.
-    """
-
-    HEADS = ("head", "rpn.head", *(f"roi_heads.{part}_predictor" for part in ("box", "mask", "keypoint")))
-
-    def __init__(self, detector: nn.Module) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: list[torch.Tensor]) -> list[Any]:
-        """The whole detector runs; the outputs of its heads (every one of other sizes) are returned.
-
-        In training its losses are, for one object in the middle of every image.
-        """
-        if self.training:
-            return list(self.detector(images, [_one_object(image) for image in images]).values())
-        said: list[Any] = []
-        heads = [m for name, m in self.detector.named_modules() if name in self.HEADS]
-        hooks = [head.register_forward_hook(lambda module, args, output: said.append(output)) for head in heads]
-        try:
-            self.detector(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return said
-
-
-def _one_object(image: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What every detector of torchvision wants to know about an image of shape (3, H, W)."""
-    height, width = image.shape[-2:]
-    corners = image.new_tensor([0.2 * width, 0.2 * height, 0.7 * width, 0.7 * height])
-    seen = image.new_ones(17)
-    return {
-        "boxes": corners[None],
-        "labels": torch.ones(1, dtype=torch.int64),
-        "masks": torch.ones(1, height, width, dtype=torch.uint8),
-        "keypoints": torch.stack([seen * corners[0] + 5, seen * corners[1] + 5, seen], 1)[None],
-    }
-
-
-def _compared(entry: Entry, model: nn.Module) -> dict[str, Any]:
+def _compared(entry: Entry, model: nn.Module) -> Row:
     """The oracle, on small images where the model takes them, in float64 where its code allows that.
 
     A detector resizes images to smaller ones afterwards.
     """
-    inputs = entry.arguments(SMALL)
-    if entry.inputs[0].startswith("["):
+    if entry.is_detector:
         resize = getattr(model, "transform", None)
         if resize is not None and resize.fixed_size is None:
             resize.min_size = (2 * SMALL,)  # instead of 800
         model = HeadOutputs(model).eval()
-    elif not _runs(model, inputs):
-        inputs = entry.arguments()
-    small = sum(p.numel() for p in model.parameters()) <= LARGE
-    double = small and _runs(copy.deepcopy(model).double(), cast(inputs, torch.float64))
+    inputs = small_inputs(entry, model)
+    double = runs_in_double(model, inputs)
     # How many boxes a detector looks at depends on the image.
-    detector = isinstance(model, HeadOutputs)
-    report = check_oracle(model, inputs, dtype=torch.float64 if double else None, count=not detector)
+    report = check_oracle(model, inputs, dtype=torch.float64 if double else None, count=not entry.is_detector)
     return {
         "relative_error": report.error,
         "changed": report.changed,
@@ -194,6 +150,18 @@ def _compared(entry: Entry, model: nn.Module) -> dict[str, Any]:
         "trained": report.trained,
         "double": double,
     }
+
+
+def small_inputs(entry: Entry, model: nn.Module) -> tuple[Any, ...]:
+    """Example inputs, small ones where the model takes them."""
+    inputs = entry.arguments(SMALL)
+    return inputs if _runs(model, inputs) else entry.arguments()
+
+
+def runs_in_double(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
+    """Whether a model is small enough for float64, and its code allows it."""
+    small = sum(p.numel() for p in model.parameters()) <= LARGE
+    return small and _runs(clone_module(model, {}).double(), cast(inputs, torch.float64))
 
 
 def _runs(model: nn.Module, inputs: tuple[Any, ...]) -> bool:

@@ -1,22 +1,12 @@
 """The comparison of tools: a right tool is exact, a wrong one differs, and where nobody can tell it says so."""
 
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
-
-
-@pytest.fixture
-def coverage_compare(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
-    yield pytest.importorskip("coverage_compare")
-    for name in [name for name in sys.modules if name.startswith("coverage_")]:
-        monkeypatch.delitem(sys.modules, name)
+from benchmarks.coverage import compare
 
 
 @dataclass
@@ -24,7 +14,7 @@ class Made:
     """A model of the sweep that a test makes."""
 
     model: nn.Module
-    inputs: list[str] = field(default_factory=lambda: ["1,3,8,8"])
+    is_detector: bool = False
 
     def build(self):
         return self.model.eval()
@@ -52,53 +42,53 @@ def halving(second):
     return tool
 
 
-def result(module, monkeypatch, tool, *between):
-    monkeypatch.setitem(module.TOOLS, "tool", tool)
-    monkeypatch.setattr(module, "_warm_up", lambda tool: None)
-    return module.compare(Made(nn.Sequential(nn.Conv2d(3, 4, 3), *between, nn.Conv2d(4, 5, 3))), "tool")
+def result(monkeypatch, tool, *between):
+    monkeypatch.setitem(compare.TOOLS, "tool", tool)
+    monkeypatch.setattr(compare, "_warm_up", lambda tool: None)
+    return compare.compare(Made(nn.Sequential(nn.Conv2d(3, 4, 3), *between, nn.Conv2d(4, 5, 3))), "tool")
 
 
-def test_the_same_channels_removed_in_both_layers_are_exact(coverage_compare, monkeypatch):
-    found = result(coverage_compare, monkeypatch, halving([0, 1]))
+def test_the_same_channels_removed_in_both_layers_are_exact(monkeypatch):
+    found = result(monkeypatch, halving([0, 1]))
     assert (found["error"], found["exact"]) == ("", "yes")
     assert found["macs_left"] == pytest.approx(0.5)
     assert found["changed"] > 0.01
 
 
-def test_other_channels_removed_in_the_second_layer_differ(coverage_compare, monkeypatch):
-    found = result(coverage_compare, monkeypatch, halving([0, 2]), nn.ReLU())
+def test_other_channels_removed_in_the_second_layer_differ(monkeypatch):
+    found = result(monkeypatch, halving([0, 2]), nn.ReLU())
     assert (found["error"], found["exact"]) == ("", "no")
     assert found["difference"] > 0.01
 
 
-def test_behind_a_norm_over_channels_nobody_can_tell(coverage_compare, monkeypatch):
-    found = result(coverage_compare, monkeypatch, halving([0, 1]), nn.GroupNorm(1, 4))
+def test_behind_a_norm_over_channels_nobody_can_tell(monkeypatch):
+    found = result(monkeypatch, halving([0, 1]), nn.GroupNorm(1, 4))
     assert (found["error"], found["exact"], found["why"]) == ("", "n/a", "group_norm")
 
 
-def test_a_tool_that_raises_is_a_row(coverage_compare, monkeypatch):
+def test_a_tool_that_raises_is_a_row(monkeypatch):
     def tool(model, inputs):
         raise RuntimeError("no")
         yield
 
-    found = result(coverage_compare, monkeypatch, tool)
+    found = result(monkeypatch, tool)
     assert (found["stage"], found["error"]) == ("prune", "RuntimeError: no")
 
 
-def test_a_model_with_fewer_outputs_is_a_failure(coverage_compare, monkeypatch):
+def test_a_model_with_fewer_outputs_is_a_failure(monkeypatch):
     def tool(model, inputs):
         yield
         model[1].weight, model[1].bias = (nn.Parameter(t.detach()[:2]) for t in (model[1].weight, model[1].bias))
         return model
 
-    found = result(coverage_compare, monkeypatch, tool)
+    found = result(monkeypatch, tool)
     assert found["error"] == "ValueError: an output of shape (1, 5, 4, 4) became (1, 2, 4, 4)"
 
 
-def test_values_that_a_tool_computes_cannot_be_told(coverage_compare, monkeypatch):
+def test_values_that_a_tool_computes_cannot_be_told(monkeypatch):
     def tool(model, inputs):
         yield from halving([0, 1])(model, inputs)
         model[1].weight.data *= 0.5
         return model
 
-    assert result(coverage_compare, monkeypatch, tool)["why"] == "1.weight was computed, not selected"
+    assert result(monkeypatch, tool)["why"] == "1.weight was computed, not selected"

@@ -16,9 +16,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from coverage_check import LARGE, SMALL, HeadOutputs, _runs
-from coverage_models import Entry
-from coverage_tools import TOOLS
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,17 +26,23 @@ from channelwise.surgery import clone_module
 from channelwise.testing.modules import randomise, settle_statistics
 from channelwise.testing.values import distance, shape_of
 
+from .check import runs_in_double, small_inputs
+from .journal import Row
+from .models import Entry
+from .outputs import HeadOutputs
+from .tools import TOOLS, version_of
+
 LIMITS = {True: 1e-6, False: 1e-3}
 """Relative differences of outputs that rounding explains, in float64 and otherwise; wrong channels make about 1."""
 
 
-def compare(entry: Entry, tool: str) -> dict[str, Any]:
+def compare(entry: Entry, tool: str) -> Row:
     """One tool's result.
 
     ``error`` is empty if the tool made a smaller model that runs and returns outputs of the same shapes.
     ``exact`` is "yes" or "no", or "n/a" where zeroing need not be the same as removing, with the reason in ``why``.
     """
-    row: dict[str, Any] = {"error": "", "stage": "build"}
+    row: Row = {"version": version_of(tool), "error": "", "stage": "build"}
     try:
         _warm_up(tool)
         model, inputs, small = _prepared(entry)
@@ -59,7 +62,7 @@ def compare(entry: Entry, tool: str) -> dict[str, Any]:
         row["params_left"] = sizes[0] / max(sizes[1], 1)
         if sizes[0] == sizes[1]:
             raise ValueError("nothing was removed")
-        if not isinstance(model, HeadOutputs):
+        if not entry.is_detector:
             _demand_same_shapes(shapes, left)
         row["stage"] = "compare"
         row |= {"exact": "n/a", "why": unclear} if unclear else _exactness(model, pruned, kept, small)
@@ -73,11 +76,9 @@ def compare(entry: Entry, tool: str) -> dict[str, Any]:
 def _prepared(entry: Entry) -> tuple[nn.Module, tuple[Any, ...], tuple[Any, ...]]:
     """The model, example inputs, and smaller ones where it takes them; a detector returns what its heads say."""
     model = entry.build()
-    inputs, small = entry.arguments(), entry.arguments(SMALL)
-    if entry.inputs[0].startswith("["):
+    if entry.is_detector:
         model = HeadOutputs(model).eval()
-    elif not _runs(model, small):
-        small = inputs
+    inputs, small = entry.arguments(), small_inputs(entry, model)
     randomise(model)
     settle_statistics(model, doubled(small), {})
     return model, inputs, small
@@ -172,10 +173,9 @@ def _demand_same_shapes(before: list[Any], after: list[Any]) -> None:
             raise ValueError(f"an output of shape {was} became {became}")
 
 
-def _exactness(model: nn.Module, pruned: nn.Module, kept: dict[str, Tensor], inputs: tuple[Any, ...]) -> dict[str, Any]:
+def _exactness(model: nn.Module, pruned: nn.Module, kept: dict[str, Tensor], inputs: tuple[Any, ...]) -> Row:
     """Do the pruned model and the original with zeros in place of what was removed agree?"""
-    size = sum(p.numel() for p in model.parameters())
-    double = size <= LARGE and _runs(clone_module(model, {}).double(), cast(inputs, torch.float64))
+    double = runs_in_double(model, inputs)
     if double:
         model, pruned, inputs = model.double(), pruned.double(), cast(inputs, torch.float64)
     dense = _outputs(model, inputs)

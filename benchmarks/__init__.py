@@ -1,0 +1,1 @@
+"""Programs that measure: `python benchmarks/NAME.py`, and the sweep of models, `python -m benchmarks.coverage`."""

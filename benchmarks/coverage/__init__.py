@@ -1,0 +1,1 @@
+"""The coverage sweep: public models pruned and checked; see README.md."""
