@@ -32,7 +32,7 @@ class Report:
         self.repeats = repeats
         self.beside = beside
         self.goals: list[str] = []
-        print(f"{machine()}, one thread, medians of {repeats} runs{versions}\n")
+        print(f"{machine()}, processor time of one thread, medians of {repeats} runs{versions}\n")
         torch.set_num_threads(1)
         print(*head("what", "network", "ms:", f"{beside}:", "goal"), sep="\n")
 
@@ -41,14 +41,17 @@ class Report:
         return self.in_turns(call, repeats=repeats)[0]
 
     def in_turns(self, *calls: Callable[[], object], repeats: int | None = None) -> list[float]:
-        """Median times of calls that alternate, so that a busy machine hits all of them."""
+        """Median times of calls that alternate, so that a busy machine hits all of them.
+
+        Times are those of the processor, which other processes disturb least: with one thread, nothing runs beside.
+        """
         times: list[list[float]] = [[] for _ in calls]
         for turn in range((repeats or self.repeats) + 1):
             for call, seen in zip(calls, times, strict=True):
-                start = time.perf_counter()
+                start = time.process_time()
                 call()
                 if turn:
-                    seen.append(1000 * (time.perf_counter() - start))
+                    seen.append(1000 * (time.process_time() - start))
         return [statistics.median(seen) for seen in times]
 
     def add(self, what: str, network: str, ms: float, unit: float, goal: tuple[str, float] | None = None) -> None:
