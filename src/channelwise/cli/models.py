@@ -20,8 +20,8 @@ DTYPES = {
     "half": torch.float16,
     "long": torch.int64,
     "int": torch.int32,
+    "bool": torch.bool,
 }
-DTYPES |= {"bool": torch.bool}
 
 
 def build_model(spec: str, arguments: dict[str, Any] | None = None) -> nn.Module:

@@ -40,7 +40,7 @@ def frozen_outputs(structure: Structure) -> list[FrozenOutputs]:
     """By reason; last the channels that the network returns, as nothing can be done about them."""
     found: dict[str, FrozenOutputs] = {}
     for frozen in structure.frozen:
-        reason = telling(frozen.reasons)
+        reason = shown_reason(frozen.reasons)
         # No operation showed what the axes of an unused weight are.
         unused = reason.cause is Cause.UNUSED and frozen.axis == 0 and len(structure.tensors[frozen.tensor].shape) > 1
         if frozen.role != "output" and not unused:
@@ -51,7 +51,7 @@ def frozen_outputs(structure: Structure) -> list[FrozenOutputs]:
     return sorted(found.values(), key=lambda row: row.cause is Cause.OUTPUT)
 
 
-def telling(reasons: tuple[Reason, ...]) -> Reason:
+def shown_reason(reasons: tuple[Reason, ...]) -> Reason:
     """The reason to show of several: being an output says more than a constant that is met on the way there."""
     final = next((reason for reason in reasons if reason.cause is Cause.OUTPUT), None)
     return final or (reasons[0] if reasons else Reason("unknown", "", "no reason recorded"))
