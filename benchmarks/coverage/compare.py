@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from channelwise.inputs.example import cast, doubled
 from channelwise.inputs.tree import tensors_in
 from channelwise.surgery import clone_module
+from channelwise.tensors import named_tensors
 from channelwise.testing.modules import randomise, settle_statistics
 from channelwise.testing.values import distance, shape_of
 
@@ -112,15 +113,13 @@ def _last(steps: Generator[None, None, nn.Module]) -> nn.Module:
     raise RuntimeError("a tool stops once, before values no longer matter")
 
 
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers of floating point, shared ones under each of their names."""
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return {name: tensor for name, tensor in named if tensor.is_floating_point()}
+def _floating(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in named_tensors(model).items() if tensor.is_floating_point()}
 
 
 def _tag(model: nn.Module) -> set[str]:
     """Replace every value by its position in its tensor, in place."""
-    found = named_tensors(model)
+    found = _floating(model)
     for tensor in {id(t): t for t in found.values()}.values():
         tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
     return set(found)
@@ -128,7 +127,7 @@ def _tag(model: nn.Module) -> set[str]:
 
 def _untag(pruned: nn.Module, model: nn.Module, tagged: set[str]) -> tuple[dict[str, Tensor], str]:
     """Put the values back; returns masks of what was kept, by name, and what is in the way of telling."""
-    originals, found = named_tensors(model), named_tensors(pruned)
+    originals, found = _floating(model), _floating(pruned)
     kept: dict[str, Tensor] = {}
     unclear = "" if found.keys() == tagged == originals.keys() else "other parameters than before"
     done: set[int] = set()
@@ -180,7 +179,7 @@ def _exactness(model: nn.Module, pruned: nn.Module, kept: dict[str, Tensor], inp
         model, pruned, inputs = model.double(), pruned.double(), cast(inputs, torch.float64)
     dense = _outputs(model, inputs)
     masked = clone_module(model, {})
-    found = named_tensors(masked)
+    found = _floating(masked)
     with torch.no_grad():
         for name, mask in kept.items():
             found[name].masked_fill_(~mask, 0)
