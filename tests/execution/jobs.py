@@ -75,18 +75,18 @@ class NotReady(Square):
         raise ValueError("no room")
 
 
-class Unpicklable(Square):
-    """Can only be inherited by a forked worker."""
+class Local(Square):
+    """Holds what is defined in no module."""
 
     def __init__(self) -> None:
         self.local = lambda: None
 
 
 class LoaderSum(Square):
-    """Sums what a loader yields; ``local`` keeps it from being pickled."""
+    """Sums what a loader yields."""
 
-    def __init__(self, loader: Any, local: Any = None) -> None:
-        self.loader, self.local = loader, local
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
 
     def __call__(self, payload: Any) -> float:
         return float(sum(batch.sum() for batch in self.loader))

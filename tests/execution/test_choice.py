@@ -14,7 +14,7 @@ from channelwise.execution import Executor
 from channelwise.execution.choice import choose_place, make_executor
 from channelwise.execution.inprocess import InProcess
 from channelwise.execution.workers import WorkerPool
-from tests.execution.jobs import Unpicklable
+from tests.execution.jobs import Local
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     made: list[Executor] = []
 
     def make(**options: Any) -> Executor:
-        made.append(make_executor(Unpicklable(), device=CPU, **options))
+        made.append(make_executor(Local(), device=CPU, **options))
         return made[-1]
 
     yield make

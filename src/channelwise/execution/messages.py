@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cloudpickle
+
 from channelwise.execution.evaluator import Evaluator
 
 log = logging.getLogger(__name__)
@@ -96,7 +98,8 @@ def exception(message: Raised) -> BaseException:
 
 def _pickled(error: Exception) -> bytes | None:
     try:
-        data = pickle.dumps(error)
+        # As the job travels: then a class that came with it is again the user's own.
+        data = cloudpickle.dumps(error)
         pickle.loads(data)
     except Exception:  # an exception class of the user's that cannot travel
         return None

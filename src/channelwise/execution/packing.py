@@ -1,64 +1,74 @@
-"""The job as bytes for another process; a DataLoader goes without the iterator that it may have open."""
+"""The job as bytes for another process: lambdas and closures travel, open iterators of DataLoaders stay."""
 
 from __future__ import annotations
 
 import copyreg
-import gc
 import io
 import pickle
 from typing import Any
 
+import cloudpickle
 from torch.utils.data import DataLoader
 
+from channelwise.errors import InvalidArgumentError
 from channelwise.execution import Job
 
-_of_the_parent: list[object] = []
 
-
-class Packer(pickle.Pickler):
-    """Pickles like `pickle`, and DataLoaders with ``persistent_workers`` that have been iterated too."""
+class _ByReference(pickle.Pickler):
+    """What belongs to the program is named, for processes that import the program themselves."""
 
     def reducer_override(self, obj: Any) -> Any:
-        return without_iterator(obj)
+        return _without_iterator(obj)
 
 
-def pack(job: Job) -> bytes:
-    """``job`` pickled; raises whatever pickling it raises."""
+class _ByValue(cloudpickle.Pickler):
+    """What no other process can import is copied."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = _without_iterator(obj)
+        return super().reducer_override(obj) if reduced is NotImplemented else reduced
+
+
+def pack(job: Job, *, importable: bool) -> bytes:
+    """``job`` as `pickle.loads` takes it.
+
+    Arguments:
+        importable: whether the processes import this program. Then what cannot be copied, such as a file open in a
+            global variable of it, may be made anew there.
+
+    Raises:
+        InvalidArgumentError: it cannot be sent, with the reason and what to do.
+    """
+    try:
+        return _dumped(_ByValue, job)
+    except Exception as error:  # pickling runs the user's classes: anything can be raised
+        if importable:
+            try:
+                return _dumped(_ByReference, job)
+            except Exception as second:
+                error.__context__ = second
+        raise InvalidArgumentError(
+            f"eval_fn, its arguments or the model cannot be sent to other processes ({_why(error)}). Make inside "
+            "eval_fn what belongs to one process, such as open files, locks and connections; or evaluate in this "
+            "process (a single entry in gpus, no workers)."
+        ) from error
+
+
+def _dumped(pickler: type[pickle.Pickler], job: Job) -> bytes:
     file = io.BytesIO()
-    Packer(file).dump(job)
+    pickler(file).dump(job)
     return file.getvalue()
 
 
-def without_iterator(obj: object) -> Any:
-    """A ``reducer_override``: how to pickle a DataLoader whose open iterator cannot be pickled."""
+def _without_iterator(obj: object) -> Any:
+    """How to pickle a DataLoader with ``persistent_workers`` that has been iterated, and has an open iterator."""
     if isinstance(obj, DataLoader) and getattr(obj, "_iterator", None) is not None:
         return copyreg.__newobj__, (type(obj),), {**vars(obj), "_iterator": None}  # type: ignore[attr-defined]
     return NotImplemented
 
 
-def forget_open_iterators() -> None:
-    """In a forked process: have every DataLoader start loading processes of its own.
-
-    Those of the parent answer all that ask them through one queue, so that batches would go to the wrong process.
-    """
-    for obj in gc.get_objects():
-        # Not isinstance, which runs the code of objects that pretend to be of another class.
-        if issubclass(type(obj), DataLoader) and getattr(obj, "_iterator", None) is not None:
-            # Kept: dropping the last reference would stop the parent's loading processes.
-            _of_the_parent.append(obj._iterator)
-            obj._iterator = None
-
-
-def why_unpicklable(error: BaseException) -> str:
-    """The reason for a message, and what to do about the arguments that no process but this one can use."""
+def _why(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}"
     if "'generator'" in str(error):
         return f"{text}; give a list or a DataLoader, a generator can be read only once"
-    if "'_io." in str(error):
-        return f"{text}; open files inside eval_fn"
     return text
-
-
-def bound_to_this_process(error: BaseException) -> bool:
-    """Whether pickling failed on what several processes must not share, an open file or a generator."""
-    return isinstance(error, TypeError) and ("'generator'" in str(error) or "'_io." in str(error))

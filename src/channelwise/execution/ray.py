@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import pickle
@@ -15,7 +14,6 @@ from typing import Any
 
 import ray
 import torch
-from ray.cloudpickle import CloudPickler
 from ray.exceptions import RayError
 
 from channelwise.errors import EvaluationError, InvalidArgumentError
@@ -24,7 +22,7 @@ from channelwise.execution.crew import MAX_DEATHS, Crew, Worker
 from channelwise.execution.devices import usable_cores
 from channelwise.execution.evaluator import Evaluator
 from channelwise.execution.messages import Died, Message, evaluated, prepared
-from channelwise.execution.packing import why_unpicklable, without_iterator
+from channelwise.execution.packing import pack
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +77,7 @@ class RayCluster(Crew[_Actor]):
         most: int | None = None,
     ) -> None:
         super().__init__()
-        packed = _pack(job)
+        packed = pack(job, importable=False)
         self._connected_here = not ray.is_initialized()
         alone = connect(address, workers)
         try:
@@ -240,24 +238,6 @@ def _check_reachable(address: str) -> None:
     match = re.fullmatch(r"(?:ray://)?\[?([^\s/\]]+)\]?:(\d+)", address)
     if match:
         socket.create_connection((match[1], int(match[2])), REACH_SECONDS).close()
-
-
-class _Packer(CloudPickler):
-    def reducer_override(self, obj: Any) -> Any:
-        reduced = without_iterator(obj)
-        return super().reducer_override(obj) if reduced is NotImplemented else reduced
-
-
-def _pack(job: Job) -> bytes:
-    file = io.BytesIO()
-    try:
-        _Packer(file).dump(job)
-    except Exception as error:  # pickling runs the user's classes: anything can be raised
-        raise InvalidArgumentError(
-            f"eval_fn, its arguments or the model cannot be sent to Ray's workers ({why_unpicklable(error)}). "
-            "Make inside eval_fn what belongs to one process, such as open files, locks and connections."
-        ) from error
-    return file.getvalue()
 
 
 def _receive(reply: Any) -> Message:

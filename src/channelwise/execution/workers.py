@@ -7,27 +7,26 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
 
-from channelwise.errors import InvalidArgumentError
 from channelwise.execution import Job
 from channelwise.execution.crew import Crew, Worker
 from channelwise.execution.devices import usable_cores
 from channelwise.execution.evaluator import Evaluator
 from channelwise.execution.messages import Died, Message, evaluated, prepared
-from channelwise.execution.packing import bound_to_this_process, forget_open_iterators, pack, why_unpicklable
+from channelwise.execution.packing import pack
 
 log = logging.getLogger(__name__)
+
+_SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(kw_only=True)
@@ -35,25 +34,27 @@ class _Process(Worker):
     process: BaseProcess
     connection: Connection
     device: torch.device
-    sender: threading.Thread | None
+    sender: threading.Thread
 
     def disconnect(self) -> None:
         """Close the connection of a process that has ended, when nothing is written to it any more."""
-        if self.sender is not None:
-            self.sender.join()
+        self.sender.join()
         self.connection.close()
 
 
 class WorkerPool(Crew[_Process]):
     """Worker processes that each receive the job once and then only payloads.
 
-    Workers are spawned; where the job cannot be pickled (a lambda, a function defined inside another) they are forked,
-    if the platform can and CUDA is not in use.
+    New processes, not forked ones: CUDA and OpenMP do not survive a fork.
+
+    Why not loky, which was tried: its workers outlive a killed parent, its executor knows that a worker died but not
+    which task it had, and where psutil is installed it replaces workers whose memory grows by 300 MB, as it does once a
+    model is on a GPU or a data set has been read.
     """
 
     def __init__(self, job: Job, devices: Sequence[torch.device]) -> None:
         super().__init__()
-        self._context, self._job = _transport(job, devices)
+        self._job = pack(job, importable=True)
         self._threads = max(1, usable_cores() // len(devices))
         try:
             for device in devices:
@@ -99,18 +100,15 @@ class WorkerPool(Crew[_Process]):
         )
 
     def _start(self, device: torch.device) -> _Process:
-        ours, theirs = self._context.Pipe()
-        # Not as an argument: a process that dies before it reads its arguments would leave this one waiting forever.
-        job = None if isinstance(self._job, bytes) else self._job
-        process = self._context.Process(  # type: ignore[attr-defined]
-            target=_work, args=(theirs, job, device, self._threads, os.getpid()), name=f"channelwise-{device}"
+        ours, theirs = _SPAWN.Pipe()
+        process = _SPAWN.Process(
+            target=_work, args=(theirs, device, self._threads, os.getpid()), name=f"channelwise-{device}"
         )
         process.start()
         theirs.close()
-        sender = None
-        if isinstance(self._job, bytes):
-            sender = threading.Thread(target=_send_job, args=(ours, self._job), daemon=True)
-            sender.start()
+        # Not as an argument: a process that dies before it reads its arguments would leave this one waiting forever.
+        sender = threading.Thread(target=_send_job, args=(ours, self._job), daemon=True)
+        sender.start()
         return _Process(process=process, connection=ours, device=device, sender=sender)
 
 
@@ -145,53 +143,14 @@ def _exit_text(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def _transport(job: Job, devices: Sequence[torch.device]) -> tuple[BaseContext, Job | bytes]:
-    """The start method, and the job in the form that goes with it: bytes for spawn, the object itself for fork."""
-    shareable = True
-    try:
-        packed = pack(job)
-        if b"__main__" not in packed or _importable_main():
-            return multiprocessing.get_context("spawn"), packed
-        why = "it is defined in an interactive session"
-    except Exception as error:  # pickling runs the user's classes: anything can be raised
-        why = why_unpicklable(error)
-        shareable = not bound_to_this_process(error)
-    cuda = torch.cuda.is_initialized() or any(device.type == "cuda" for device in devices)
-    if shareable and not cuda and "fork" in multiprocessing.get_all_start_methods():
-        log.info("Workers are forked: eval_fn, its arguments or the model cannot be sent to new processes (%s).", why)
-        return multiprocessing.get_context("fork"), job
-    raise InvalidArgumentError(
-        f"eval_fn, its arguments or the model cannot be sent to worker processes ({why}). Define eval_fn and the "
-        "model's classes at the top level of a module, not as a lambda or inside a function, and open files and "
-        "iterators inside eval_fn; or evaluate in this process (a single entry in gpus, no workers), or with "
-        "executor='ray', which can send lambdas and what a notebook defines."
-    )
-
-
-def _importable_main() -> bool:
-    """Whether a spawned process can import the running program again (not so in a notebook or from stdin)."""
-    main = sys.modules["__main__"]
-    return getattr(main, "__spec__", None) is not None or os.path.exists(getattr(main, "__file__", None) or "")
-
-
-def _work(connection: Connection, job: Job | None, device: torch.device, threads: int, parent: int) -> None:
-    """The life of a worker: get and prepare the job, then answer payloads with scores until told or orphaned.
-
-    A forked process has the ``job``, a spawned one receives it packed.
-    """
+def _work(connection: Connection, device: torch.device, threads: int, parent: int) -> None:
+    """The life of a worker: receive and prepare the job, then answer payloads with scores until told or orphaned."""
     # Ctrl-C reaches the whole process group; only the parent is to react, and it ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if job is None:
-        torch.set_num_threads(threads)
-    else:
-        # OpenMP's thread pool does not survive a fork: a forked worker with several threads hangs.
-        torch.set_num_threads(1)
-        forget_open_iterators()
+    torch.set_num_threads(threads)
     # A parent that was killed leaves a broken connection: there is nobody left to tell.
     with suppress(OSError, EOFError):
-        evaluator, message = prepared(
-            lambda: Evaluator(pickle.loads(connection.recv_bytes()) if job is None else job, [device])
-        )
+        evaluator, message = prepared(lambda: Evaluator(pickle.loads(connection.recv_bytes()), [device]))
         connection.send(message)
         while evaluator is not None:
             while not connection.poll(2.0):

@@ -218,7 +218,7 @@ def test_scores_do_not_depend_on_where_they_are_computed(runner: Runner, sens: P
     assert results(sens) == expected
 
 
-def test_function_that_cannot_be_pickled_runs_in_forked_workers(runner: Runner, sens: Path) -> None:
+def test_lambda_runs_in_worker_processes(runner: Runner, sens: Path) -> None:
     here = os.getpid()
     runner().ana(lambda model: float(os.getpid() != here), workers=2)
     assert set(results(sens).values()) == {1.0}
@@ -228,7 +228,6 @@ def test_killed_worker_is_replaced_and_its_evaluation_repeated(
     runner: Runner, sens: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     eval_fn = DiesOnce(tmp_path / "mark")
-    eval_fn.local = lambda: None  # type: ignore[attr-defined]  # not picklable, so workers are forked: quicker
     runner().ana(eval_fn, workers=2)
     assert "SIGKILL" in caplog.text
     assert len(results(sens)) == evaluations()
