@@ -40,14 +40,13 @@ def recalibrate(
 
     A batch norm that gets one value per channel, such as one behind global pooling in a batch of one sample, counts
     it but normalises with its old statistics, as it has to. Batch norms that do not run on these batches, and those
-    without running statistics, stay as they are. In a supernet, the
-    channels of the active subnet are re-estimated.
+    without running statistics, stay as they are. In a supernet, the channels of the active subnet are re-estimated.
 
     Args:
         model: The model; its batch norms are written to. Wrappers such as DistributedDataParallel may stay on.
         loader: Yields tensors, ``(inputs, targets)`` or dicts; see ``forward_fn`` for anything else. A thousand images
             are usually enough; batches of 32 and more are best. Shuffled data matters: batches of one class mislead.
-        batches: Read at most so many batches; None for all.
+        batches: How many batches to read at most; None for all.
         forward_fn: Called as ``forward_fn(model, batch)``, with the batch on the model's device.
 
     Returns:
