@@ -1,12 +1,12 @@
 """Costs agree with the sizes of the structure, for one count vector and for many."""
 
 import gc
+import weakref
 
 import numpy as np
 import pytest
 
 from channelwise.cost import cost_model, macs, params
-from channelwise.cost import model as module
 from channelwise.errors import InvalidArgumentError
 from channelwise.structure import MacTerm, Size, Structure
 from tests.handmade import chain
@@ -62,8 +62,9 @@ def test_an_unknown_cost_is_refused():
 
 def test_a_structure_is_compiled_once_and_forgotten_with_it():
     structure = chain([8])
-    assert cost_model(structure) is cost_model(structure)
-    key = id(structure)
-    del structure
+    compiled = cost_model(structure)
+    assert cost_model(structure) is compiled
+    forgotten = weakref.ref(compiled)
+    del structure, compiled
     gc.collect()
-    assert key not in module._compiled
+    assert forgotten() is None

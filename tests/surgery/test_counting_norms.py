@@ -15,7 +15,8 @@ import channelwise as cw
 from channelwise.api import ChannelGraph
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module
-from channelwise.surgery.slicing import cut_tensors, removed_mask
+from channelwise.surgery.cuts import cut_tensors
+from channelwise.surgery.slicing import removed_mask
 
 
 class ConvNeXt(nn.Module):

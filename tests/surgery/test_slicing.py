@@ -9,7 +9,8 @@ from torch import nn
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.structure import TensorInfo
-from channelwise.surgery.slicing import Cut, cut_tensors, removed_mask, scatter, slim_state_dict, take
+from channelwise.surgery.cuts import Cut, cut_tensors
+from channelwise.surgery.slicing import removed_mask, scatter, slim_state_dict, take
 from channelwise.surgery.slim import slim_model, sparse_state_dict
 from channelwise.surgery.sparse import masked_model
 from tests.surgery.small_networks import (
@@ -46,12 +47,6 @@ def test_a_block_without_rows_disappears() -> None:
     found = structure(model, group("g", ("0.weight", 0, every), ("0.weight", 1, every)), blocks={"0.weight": 4})
     made = cut_tensors(found, select(found, g=[1, 3])).tensors["0.weight"]
     assert torch.equal(take(model[0].weight, made), model[0].weight[[1, 3]])
-
-
-def test_blocks_that_keep_different_numbers_are_refused() -> None:
-    _, found = grouped_net()
-    with pytest.raises(InvalidArgumentError, match=r"parts of the group 'stem' must keep equally many.*\[1, 3\]"):
-        cut_tensors(found, select(found, stem=[0, 5, 6, 7]))
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -112,23 +107,6 @@ def test_wrong_shape_is_named_with_both_shapes() -> None:
         take(torch.ones(5, 3), cut((4, 3), a0=[1]))
 
 
-@pytest.mark.parametrize(
-    ("kept", "message"),
-    [
-        ({"conv1": np.array([0, 8])}, "conv1.*0 to 7; the selection keeps 0, 8"),
-        ({"other": np.array([0])}, "names 'other', which is no channel group"),
-        ({"conv2": None}, "nothing about the group 'conv2'"),
-    ],
-)
-def test_a_selection_of_another_structure_is_refused(kept: dict[str, np.ndarray | None], message: str) -> None:
-    _, found = conv_net()
-    selection = select(found)
-    merged = {**selection.kept, **kept}
-    changed = type(selection)({name: index for name, index in merged.items() if index is not None})
-    with pytest.raises(InvalidArgumentError, match=message):
-        cut_tensors(found, changed)
-
-
 def test_state_dicts_convert_both_ways() -> None:
     model, found = conv_net()
     selection = select(found, **CONV_NET_KEPT)
@@ -151,18 +129,3 @@ def test_whole_number_buffers_come_back_from_the_original() -> None:
     back = sparse_state_dict(slim, found, selection, model.state_dict())
     assert back["order"].tolist() == [5, 6, 7, 8]
     assert back["mean"].tolist() == [1, 0, 0, 1]
-
-
-def test_blocks_that_keep_different_numbers_are_refused_without_parts_too() -> None:
-    model, _ = grouped_net()
-    columns = group("stem", ("1.weight", 1, np.arange(8)))
-    found = structure(model, columns, blocks={"1.weight": 2})
-    with pytest.raises(InvalidArgumentError, match=r"1\.weight must keep equally many columns.*\[1, 3\]"):
-        cut_tensors(found, select(found, stem=[0, 5, 6, 7]))
-
-
-@pytest.mark.parametrize("given", [None, 0.5, {"stem": [0]}])
-def test_what_is_no_selection_is_refused(given: object) -> None:
-    _, found = grouped_net()
-    with pytest.raises(InvalidArgumentError, match="A selection is needed, as graph"):
-        cut_tensors(found, given)  # type: ignore[arg-type]

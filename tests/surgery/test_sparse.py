@@ -17,7 +17,8 @@ from torch import nn
 from channelwise.errors import InvalidArgumentError
 from channelwise.selection import Selection
 from channelwise.structure import Structure
-from channelwise.surgery.slicing import cut_tensors, removed_mask
+from channelwise.surgery.cuts import cut_tensors
+from channelwise.surgery.slicing import removed_mask
 from channelwise.surgery.slim import slim_model, sparse_state_dict
 from channelwise.surgery.sparse import SparseGuard, masked_model, sparse_model
 from channelwise.tensors import named_tensors

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from channelwise.errors import InvalidArgumentError
+from channelwise.once import once_each
 from channelwise.structure import Size, Structure
+from channelwise.surgery.counts import Lengths
 
 Array = np.ndarray
 
@@ -28,13 +28,7 @@ class Products:
                     scale *= round(size.constant)
             scales.append(float(scale))
             factors.append([rows.setdefault(s, len(rows)) for s in varying])
-        entries = [(row, position[g], m) for size, row in rows.items() for g, m in size.terms]
-        row, column, value = zip(*entries, strict=True) if entries else ((), (), ())
-        self._linear = csr_array(
-            (np.asarray(value, float), (np.asarray(row, int), np.asarray(column, int))),
-            shape=(len(rows), len(position)),
-        )
-        self._constant = np.asarray([size.constant for size in rows], float)[:, None]
+        self._lengths = Lengths(list(rows), list(position))
         self._scale = np.asarray(scales, float)
         # Row len(rows) of the evaluated sizes is the constant 1 that pads terms with fewer factors than the widest.
         width = max(map(len, factors), default=0)
@@ -45,7 +39,7 @@ class Products:
     def __call__(self, counts: Array) -> Array:
         """(groups,) or (batch, groups) kept counts to a 0-d or (batch,) total."""
         batch = np.atleast_2d(np.asarray(counts, float)).T
-        sizes = np.vstack([np.rint(self._linear @ batch + self._constant), np.ones((1, batch.shape[1]))])
+        sizes = np.vstack([self._lengths(batch), np.ones((1, batch.shape[1]))])
         product = np.broadcast_to(self._scale[:, None], (len(self._scale), batch.shape[1]))
         for factor in self._factors:
             product = product * sizes[factor]
@@ -95,18 +89,10 @@ class CostModel:
         return np.asarray([kept[name] for name in self.names], int)
 
 
-_compiled: dict[int, tuple[weakref.ref[Structure], CostModel]] = {}
-
-
+@once_each
 def cost_model(structure: Structure) -> CostModel:
     """The compiled costs of ``structure``, built at the first call and kept as long as the structure lives."""
-    key = id(structure)
-    known = _compiled.get(key)
-    if known is not None and known[0]() is structure:
-        return known[1]
-    model = CostModel(structure)
-    _compiled[key] = (weakref.ref(structure, lambda _: _compiled.pop(key, None)), model)
-    return model
+    return CostModel(structure)
 
 
 def macs(structure: Structure, kept_counts: Mapping[str, int]) -> float:

@@ -26,7 +26,7 @@ from channelwise.statistics.memory import free_bytes
 from channelwise.statistics.moments import Moments
 from channelwise.statistics.products import Product, ProductWatch, batch_norm_call
 from channelwise.surgery.clone import clone_module
-from channelwise.surgery.slicing import Cut, cut_tensors
+from channelwise.surgery.cuts import Cut, cut_tensors
 from channelwise.surgery.slim import own_parameters
 from channelwise.tensors import named_tensors
 

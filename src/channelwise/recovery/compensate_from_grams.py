@@ -12,7 +12,7 @@ from channelwise.recovery.slim_matrix import origins, slim_product
 from channelwise.selection import Selection
 from channelwise.statistics.grams import Grams, LayerGram
 from channelwise.structure import Structure
-from channelwise.surgery.slicing import Cut, cut_tensors
+from channelwise.surgery.cuts import Cut, cut_tensors
 from channelwise.surgery.slim import own_parameters
 from channelwise.tensors import named_tensors
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from channelwise.statistics.products import Product
-from channelwise.surgery.slicing import Cut, take
+from channelwise.surgery.cuts import Cut
+from channelwise.surgery.slicing import take
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -161,8 +160,8 @@ def corrected_attributes(
     module: nn.Module, own: Kept | None, seen: Kept | None, numbers: Mapping[str, int]
 ) -> dict[str, Any]:
     """The attributes that ``module`` has in a slim model, as far as they are others; it is not changed."""
-    twin = copy.copy(module)
-    twin.__dict__.update(with_numbers(module.__dict__, numbers))
+    twin = object.__new__(type(module))
+    twin.__dict__ = {**module.__dict__, **with_numbers(module.__dict__, numbers)}
     _fix(twin, own, seen)
     return {name: value for name, value in twin.__dict__.items() if module.__dict__.get(name, twin) is not value}
 

@@ -13,7 +13,8 @@ from channelwise.selection import Selection, removed_channels
 from channelwise.structure import Norm, Structure
 from channelwise.surgery.attributes import corrected_attributes, resized_calls, resized_modules
 from channelwise.surgery.clone import NORM, Companion
-from channelwise.surgery.slicing import Cuts
+from channelwise.surgery.cuts import Cuts
+from channelwise.surgery.slicing import SlotIndex
 from channelwise.tensors import named_tensors
 
 
@@ -54,25 +55,6 @@ def _kept(norm: Norm, removed: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.flatnonzero(stays)
 
 
-class _Index:
-    """Indices on every device on which they were asked for: copying them anew would wait for the device."""
-
-    def __init__(self, indices: np.ndarray) -> None:
-        self.indices = indices
-        with torch.inference_mode(False):
-            self.tensors = {torch.device("cpu"): torch.from_numpy(indices)}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Index, (self.indices,)
-
-    def on(self, device: torch.device) -> torch.Tensor:
-        """The indices as a tensor on ``device``."""
-        if device not in self.tensors:
-            with torch.inference_mode(False):
-                self.tensors[device] = self.tensors[torch.device("cpu")].to(device)
-        return self.tensors[device]
-
-
 class CountsKept(Companion):
     """Forward hook of a norm: its result is that of its own code on the kept channels, and zero elsewhere.
 
@@ -88,8 +70,10 @@ class CountsKept(Companion):
         attributes: Mapping[str, Any],
     ) -> None:
         self.axes, self.length = (norm.input_axis, norm.output_axis), norm.length
-        self.kept = _Index(kept)
-        self.tensors = {name: {axis: _Index(slots) for axis, slots in axes.items()} for name, axes in tensors.items()}
+        self.kept = SlotIndex(kept)
+        self.tensors = {
+            name: {axis: SlotIndex(slots) for axis, slots in axes.items()} for name, axes in tensors.items()
+        }
         self.attributes = dict(attributes)
 
     def __deepcopy__(self, memo: Any) -> CountsKept:

@@ -1,13 +1,35 @@
-"""Reads the kept counts of all groups off the shapes of a slim model's tensors."""
+"""From the kept counts of all groups to the lengths of axes, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.structure import Structure
+from channelwise.structure import Size, Structure
+
+
+class Lengths:
+    """The lengths of many axes at once: ``constant + terms @ counts``, with counts in the order of ``groups``."""
+
+    def __init__(self, sizes: Sequence[Size], groups: Sequence[str]) -> None:
+        column = {name: i for i, name in enumerate(groups)}
+        entries = [(row, column[g], m) for row, size in enumerate(sizes) for g, m in size.terms]
+        rows, columns, values = zip(*entries, strict=True) if entries else ((), (), ())
+        self.terms = csr_array(
+            (np.array(values, float), (np.array(rows, int), np.array(columns, int))), shape=(len(sizes), len(groups))
+        )
+        self.constant = np.array([size.constant for size in sizes], float)
+
+    def __call__(self, counts: np.ndarray) -> np.ndarray:
+        """For counts (groups, batch) the whole numbers (axes, batch), as floats."""
+        return np.rint(self.terms @ counts + self.constant[:, None])
+
+    def at(self, counts: Sequence[int] | np.ndarray) -> tuple[int, ...]:
+        """For counts (groups,)."""
+        return tuple(np.rint(self.terms @ np.asarray(counts, float) + self.constant).astype(int).tolist())
 
 
 def counts_from_shapes(structure: Structure, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -16,24 +38,20 @@ def counts_from_shapes(structure: Structure, shapes: Mapping[str, tuple[int, ...
     Raises:
         InvalidArgumentError: no selection gives these shapes; the message names a tensor and both shapes.
     """
-    names = [g.name for g in structure.groups]
-    column = {name: i for i, name in enumerate(names)}
-    rows: list[np.ndarray] = []
-    lengths: list[float] = []
-    for name, sizes in structure.tensor_sizes.items():
-        for size, length in zip(sizes, shapes.get(name, ()), strict=False):
-            if size.terms:
-                row = np.zeros(len(names))
-                for group, factor in size.terms:
-                    row[column[group]] += factor
-                rows.append(row)
-                lengths.append(length - size.constant)
-    counts = {g.name: g.size for g in structure.groups}
-    if rows:
-        solution, _, rank, _ = np.linalg.lstsq(np.stack(rows), np.array(lengths), rcond=None)
-        if rank < len(names):
+    counts = structure.full()
+    axes = [
+        (size, length)
+        for name, sizes in structure.tensor_sizes.items()
+        for size, length in zip(sizes, shapes.get(name, ()), strict=False)
+        if size.terms
+    ]
+    if axes:
+        sizes, found = zip(*axes, strict=True)
+        lengths = Lengths(sizes, list(counts))
+        solution, _, rank, _ = np.linalg.lstsq(lengths.terms.toarray(), np.array(found) - lengths.constant, rcond=None)
+        if rank < len(counts):
             raise InvalidArgumentError("the shapes of the state dict do not tell how many channels every group keeps")
-        counts = {name: round(float(value)) for name, value in zip(names, solution, strict=True)}
+        counts = {name: round(float(value)) for name, value in zip(counts, solution, strict=True)}
     for name, sizes in structure.tensor_sizes.items():
         promised = tuple(size(counts) for size in sizes)
         if name in shapes and promised != tuple(shapes[name]):

@@ -13,17 +13,8 @@ from channelwise.selection import Selection
 from channelwise.structure import Structure
 from channelwise.surgery.attributes import fix_attributes, resized_modules
 from channelwise.surgery.clone import Companion, clone_module, like_parameter, stand_in
-from channelwise.surgery.slicing import (
-    NUMBERS,
-    Cut,
-    Cuts,
-    check_shape,
-    cut_tensors,
-    map_state,
-    scatter,
-    take,
-    tensors_of,
-)
+from channelwise.surgery.cuts import Cut, Cuts, cut_tensors
+from channelwise.surgery.slicing import NUMBERS, check_shape, map_state, scatter, take, tensors_of
 
 
 def slim_model(

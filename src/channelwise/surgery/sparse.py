@@ -15,7 +15,8 @@ from channelwise.selection import Selection
 from channelwise.structure import Structure
 from channelwise.surgery.clone import GUARD, Companion, clone_module, stand_in
 from channelwise.surgery.counting_norms import count_only_kept
-from channelwise.surgery.slicing import Cuts, cut_tensors, removed_mask, slim_state, tensors_of
+from channelwise.surgery.cuts import Cuts, cut_tensors
+from channelwise.surgery.slicing import removed_mask, slim_state, tensors_of
 from channelwise.tensors import named_tensors
 
 Masks = Mapping[str, torch.Tensor]

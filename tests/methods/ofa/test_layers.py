@@ -6,6 +6,7 @@ import copy
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,13 @@ from channelwise.methods import ofa
 from channelwise.methods.ofa import Dynamic, DynamicConv2d, DynamicModule
 from channelwise.methods.ofa.active import Part, put_active, take_active
 from channelwise.methods.ofa.layers import dynamic_class
+from channelwise.surgery.slicing import SlotIndex
 from tests.methods.ofa.supernets import INPUTS, outputs, supernet
+
+
+def slots(numbers: Any) -> SlotIndex:
+    return SlotIndex(np.array(numbers))
+
 
 PLAIN = [
     nn.Conv1d(4, 6, 3), nn.Conv2d(4, 6, 3, groups=2), nn.Conv3d(4, 6, 3), nn.ConvTranspose1d(4, 6, 3),
@@ -41,7 +48,7 @@ def test_at_full_width_they_are_the_layer_itself(plain: nn.Module) -> None:
 
 def test_they_can_be_made_like_the_layers_they_are() -> None:
     conv = DynamicConv2d(3, 8, 3, padding=1)
-    conv._active = {"weight": Part([(0, 4)]), "bias": Part([(0, 4)])}
+    conv._active = {"weight": Part(((0, 4),)), "bias": Part(((0, 4),))}
     x = torch.randn(1, 3, 5, 5)
     assert torch.equal(conv(x), F.conv2d(x, conv.weight[:4], conv.bias[:4], padding=1))
 
@@ -49,9 +56,9 @@ def test_they_can_be_made_like_the_layers_they_are() -> None:
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
-        (Part([(0, 2), (1, 3)]), lambda t: t[:2, :3]),
-        (Part([(1, 1)], {0: torch.tensor([0, 3])}), lambda t: t[[0, 3], :1]),
-        (Part(columns=torch.tensor([[0, 1]] * 3 + [[1, 4]] * 3)), lambda t: torch.cat([t[:3, :2], t[3:, [1, 4]]])),
+        (Part(((0, 2), (1, 3))), lambda t: t[:2, :3]),
+        (Part(((1, 1),), {0: slots([0, 3])}), lambda t: t[[0, 3], :1]),
+        (Part(columns=slots([[0, 1]] * 3 + [[1, 4]] * 3)), lambda t: torch.cat([t[:3, :2], t[3:, [1, 4]]])),
         (None, lambda t: t),
     ],
     ids=["prefix", "index", "columns", "all"],
@@ -67,7 +74,7 @@ def test_gradients_are_zero_outside_the_active_slots(part: Part | None, expected
 
 
 def test_put_active_writes_the_active_slots_only() -> None:
-    for part in (Part([(0, 3)]), Part(index={0: torch.tensor([1, 4, 5])}), None):
+    for part in (Part(((0, 3),)), Part(index={0: slots([1, 4, 5])}), None):
         whole = torch.zeros(6)
         value = torch.full_like(take_active(whole, part), 2.0)
         put_active(whole, part, value)
@@ -77,12 +84,12 @@ def test_put_active_writes_the_active_slots_only() -> None:
 
 
 def test_parts_are_shared_by_copies_and_survive_pickling() -> None:
-    part = Part([(1, 2)], {0: torch.tensor([0, 2])}, torch.tensor([[1]]))
+    part = Part(((1, 2),), {0: slots([0, 2])}, slots([[1]]))
     assert copy.deepcopy(part) is part
     again = pickle.loads(pickle.dumps(part))
     assert again.prefix == part.prefix
-    assert torch.equal(again.index[0], part.index[0])
-    assert torch.equal(again.columns, part.columns)
+    assert again.index[0].slots.tolist() == [0, 2]
+    assert again.columns.slots.tolist() == [[1]]
 
 
 class Norms(nn.Module):

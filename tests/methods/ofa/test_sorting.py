@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 import channelwise as cw
 from channelwise.methods.ofa import OFAPruner
-from channelwise.methods.ofa.sorting import _columns_stray, importance_order, prefix, sorted_tensors
+from channelwise.methods.ofa.sorting import Prefixes, _columns_stray, importance_order, sorted_tensors
 from channelwise.ranking import Weights, bind, scores
-from channelwise.structure import Group, TensorInfo
+from channelwise.structure import Group, Structure, TensorInfo
 from channelwise.testing import randomise
 from channelwise.testing.values import distance
 from tests.methods.ofa.supernets import INPUTS, outputs, small
@@ -114,10 +114,11 @@ def test_other_rankings_give_other_orders() -> None:
 
 
 def test_prefixes_of_parts() -> None:
-    assert prefix(Group("g", 6, ()), 2).tolist() == [0, 1]
-    parts = np.array([0, 1, 0, 1, 0, 1])
-    assert prefix(Group("g", 6, (), parts), 4).tolist() == [0, 1, 2, 3]
-    assert prefix(Group("g", 6, (), np.repeat([0, 1, 2], 2)), 3).tolist() == [0, 2, 4]
+    parts = (None, np.array([0, 1, 0, 1, 0, 1]), np.repeat([0, 1, 2], 2))
+    groups = tuple(Group(f"g{i}", 6, (), part) for i, part in enumerate(parts))
+    prefixes = Prefixes(Structure({}, {}, groups, (), ()))
+    kept = prefixes.selection(np.array([2, 4, 3])).kept
+    assert [kept[group.name].tolist() for group in groups] == [[0, 1], [0, 1, 2, 3], [0, 2, 4]]
 
 
 def test_the_memory_format_stays() -> None:

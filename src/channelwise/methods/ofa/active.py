@@ -1,13 +1,19 @@
-"""What is active of one tensor of a dynamic layer, and taking it: a view of a prefix, or an index."""
+"""The active slots of a dynamic layer's tensors, and taking them: a view of a prefix, or an index."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
+from channelwise.surgery.cuts import Cut, Owners, Stays
+from channelwise.surgery.slicing import SlotIndex
 
+
+@dataclass(frozen=True, eq=False)
 class Part:
     """The active slots of one tensor; immutable, so copies of a model share it.
 
@@ -15,39 +21,57 @@ class Part:
     columns) say for a grouped convolution which columns every active row keeps.
     """
 
-    __slots__ = ("_elsewhere", "columns", "index", "prefix")
+    prefix: tuple[tuple[int, int], ...] = ()
+    index: Mapping[int, SlotIndex] = field(default_factory=dict)
+    columns: SlotIndex | None = None
 
-    def __init__(
-        self,
-        prefix: Sequence[tuple[int, int]] = (),
-        index: Mapping[int, torch.Tensor] | None = None,
-        columns: torch.Tensor | None = None,
-    ) -> None:
-        self.prefix = tuple(prefix)
-        self.index = dict(index or {})
-        self.columns = columns
-        self._elsewhere: dict[tuple[int, torch.device], torch.Tensor] = {}
+    @classmethod
+    def of(cls, cut: Cut) -> Part:
+        """What stays of a tensor, with prefixes where there are some."""
+        prefix = [(axis, len(slots)) for axis, slots in cut.axes.items() if slots[-1] < len(slots)]
+        index = {axis: SlotIndex(slots) for axis, slots in cut.axes.items() if slots[-1] >= len(slots)}
+        columns = cut.columns
+        if columns is not None and (columns == np.arange(columns.shape[1])).all():
+            prefix += [(1, columns.shape[1])] if columns.shape[1] < cut.info.shape[1] else []
+            columns = None
+        return cls(tuple(prefix), index, None if columns is None else SlotIndex(columns))
 
     @property
     def is_view(self) -> bool:
         """Whether what is taken shares memory with the whole."""
         return not self.index and self.columns is None
 
-    def at(self, axis: int, device: torch.device) -> torch.Tensor:
-        """The index of an axis (-1: the columns) on a device, moved there once."""
-        index = self.columns if axis < 0 else self.index[axis]
-        assert index is not None
-        if index.device == device:
-            return index
-        if (axis, device) not in self._elsewhere:
-            self._elsewhere[axis, device] = index.to(device)
-        return self._elsewhere[axis, device]
-
     def __deepcopy__(self, memo: Any) -> Part:
         return self
 
+
+class LateParts(Mapping[str, Part]):
+    """The active parts by local name, worked out when they are used: behind long concatenations that takes a while."""
+
+    def __init__(self, tensors: Mapping[str, Owners], stays: Stays) -> None:
+        self._tensors, self._stays = tensors, stays
+        self._known: dict[str, Part | None] = {}
+
+    def __getitem__(self, local: str) -> Part:
+        if local not in self._known:
+            cut = self._stays.cut(self._tensors[local])
+            self._known[local] = None if cut is None else Part.of(cut)
+        part = self._known[local]
+        if part is None:
+            raise KeyError(local)
+        return part
+
+    def __iter__(self) -> Iterator[str]:
+        return (local for local in self._tensors if local in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __deepcopy__(self, memo: Any) -> LateParts:
+        return self
+
     def __reduce__(self) -> Any:
-        return Part, (self.prefix, self.index, self.columns)
+        return dict, (dict(self),)
 
 
 def take_active(tensor: torch.Tensor, part: Part | None) -> torch.Tensor:
@@ -56,10 +80,10 @@ def take_active(tensor: torch.Tensor, part: Part | None) -> torch.Tensor:
         return tensor
     for axis, length in part.prefix:
         tensor = tensor.narrow(axis, 0, length)
-    for axis in part.index:
-        tensor = tensor.index_select(axis, part.at(axis, tensor.device))
+    for axis, slots in part.index.items():
+        tensor = tensor.index_select(axis, slots.on(tensor.device))
     if part.columns is not None:
-        columns = part.at(-1, tensor.device)
+        columns = part.columns.on(tensor.device)
         columns = columns.reshape(*columns.shape, *[1] * (tensor.dim() - 2))
         tensor = tensor.gather(1, columns.expand(*columns.shape[:2], *tensor.shape[2:]))
     return tensor
@@ -72,7 +96,7 @@ def put_active(whole: torch.Tensor, part: Part | None, value: torch.Tensor) -> N
             if value is not whole:
                 whole.copy_(value)
         elif not part.is_view:
-            ((axis, _),) = part.index.items()
-            whole.index_copy_(axis, part.at(axis, whole.device), value.to(whole))
+            ((axis, slots),) = part.index.items()
+            whole.index_copy_(axis, slots.on(whole.device), value.to(whole))
         elif value._base is not whole:
             take_active(whole, part).copy_(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +16,11 @@ from channelwise.inputs.example import as_arguments, varied
 from channelwise.methods.arguments import listed
 from channelwise.methods.ofa.choices import Choice, width_choice
 from channelwise.methods.ofa.kernels import kernel_candidates
-from channelwise.methods.ofa.sorting import prefix
 from channelwise.methods.ofa.space import SearchSpace
 from channelwise.methods.ofa.supernet import Supernet, build_supernet
 from channelwise.ranking import Criterion
 from channelwise.select.excludes import match_excludes
 from channelwise.select.widths import check_count, is_number
-from channelwise.selection import Selection
 from channelwise.verify.comparing import difference, run_once
 
 log = logging.getLogger(__name__)
@@ -76,66 +74,44 @@ def checked_supernet(
 
     Layers for which it does not (code that reaches around the modules, for example) keep their width, with the reason.
     """
-    args, kwargs = as_arguments(inputs)
-    args, kwargs = varied(args), varied(kwargs)
     while True:
-        supernet, model, orders = build_supernet(graph, space, ranking)
-        trial = _Trial(graph, supernet, model, orders, args, kwargs)
-        why = trial.problem(space.minimum)
+        supernet, model = build_supernet(graph, space, ranking)
+        why = _problem(graph, supernet, model, space.minimum, inputs)
+        guilty = [] if why is None else _guilty(graph, supernet, model, inputs)
         supernet.activate(model, space.maximum)
         if why is None:
             return supernet, model
-        guilty = trial.guilty()
         log.info("%s cannot be elastic: %s.", listed([space.names[i] for i in guilty]), why)
         space = _fixed(space, guilty, f"does not adapt: {why}")
 
 
-class _Trial:
-    """Compares subnets of a supernet with slim models cut from the original network."""
+def _problem(graph: ChannelGraph, supernet: Supernet, model: nn.Module, values: np.ndarray, inputs: Any) -> str | None:
+    """What differs between the subnet of these widths, at full kernels, and the original pruned alike; or None."""
+    args, kwargs = as_arguments(inputs)
+    args, kwargs = varied(args), varied(kwargs)
+    slim = graph.slim(supernet.original_selection(values))
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        expected = run_once(slim, args, kwargs)
+        supernet.activate(model, supernet.built.with_full_kernels(values))
+        return difference(run_once(model, args, kwargs), expected)
+    except Exception as error:  # the user's forward can raise anything
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+    finally:
+        for module, training in flags:
+            module.training = training
 
-    def __init__(
-        self,
-        graph: ChannelGraph,
-        supernet: Supernet,
-        model: nn.Module,
-        orders: Mapping[str, np.ndarray],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-    ) -> None:
-        self._graph, self._supernet, self._model, self._orders = graph, supernet, model, orders
-        self._args, self._kwargs = args, kwargs
 
-    def problem(self, values: np.ndarray) -> str | None:
-        """What is wrong with the subnet of these widths (at full kernels), or None."""
-        space = self._supernet.space
-        counts = space.counts(values)
-        kept = {}
-        for group in self._graph.groups:
-            first = prefix(group, counts[group.name])
-            kept[group.name] = np.sort(self._orders.get(group.name, np.arange(group.size))[first])
-        slim = self._graph.slim(Selection(kept))
-        widths = np.concatenate([values[: len(kept)], space.full[len(kept) :]])
-        flags = [(module, module.training) for module in self._model.modules()]
-        try:
-            expected = run_once(slim, self._args, self._kwargs)
-            self._supernet.activate(self._model, widths)
-            return difference(run_once(self._model, self._args, self._kwargs), expected)
-        except Exception as error:  # the user's forward can raise anything
-            return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
-        finally:
-            for module, training in flags:
-                module.training = training
-
-    def guilty(self) -> list[int]:
-        """Choices that cannot be at their smallest, found by adding one after the other to those that can."""
-        space = self._supernet.space
-        values, guilty = space.maximum.copy(), []
-        for i in space.free:
-            values[i] = space.minimum[i]
-            if self.problem(values) is not None:
-                values[i] = space.maximum[i]
-                guilty.append(int(i))
-        return guilty or [int(i) for i in space.free]
+def _guilty(graph: ChannelGraph, supernet: Supernet, model: nn.Module, inputs: Any) -> list[int]:
+    """Choices that cannot be at their smallest, found by adding one after the other to those that can."""
+    space = supernet.built
+    values, guilty = space.maximum.copy(), []
+    for i in space.free:
+        values[i] = space.minimum[i]
+        if _problem(graph, supernet, model, values, inputs) is not None:
+            values[i] = space.maximum[i]
+            guilty.append(int(i))
+    return guilty or [int(i) for i in space.free]
 
 
 def check_ratios(ratios: Any) -> tuple[float, ...]:

@@ -45,8 +45,9 @@ class Choice:
     def entry(self, value: int) -> dict[str, Any]:
         """The entry of a setting in which ``value`` is active."""
         candidates, active = _KEYS[self.kind]
-        group = {"group": self.of} if self.kind == "width" else {}
-        return {**group, "modules": list(self.modules), candidates: list(self.candidates), active: value}
+        entry: dict[str, Any] = {"group": self.of} if self.kind == "width" else {}
+        entry["modules"], entry[candidates], entry[active] = list(self.modules), list(self.candidates), value
+        return entry
 
     def value(self, entry: Any) -> int:
         """The active value of an entry.

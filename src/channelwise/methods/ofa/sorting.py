@@ -10,15 +10,46 @@ import torch
 
 from channelwise.ranking import Criterion, Weights, scores
 from channelwise.select.channels import dead_channels
+from channelwise.select.widths import part_count
+from channelwise.selection import Selection
 from channelwise.structure import Group, Structure, TensorInfo
+from channelwise.surgery.cuts import Cut
+from channelwise.surgery.slicing import take
 
 log = logging.getLogger(__name__)
 
 
-def prefix(group: Group, count: int) -> np.ndarray:
-    """The first ``count`` channels, or of a group with parts the first of every part; sorted indices (count,)."""
-    parts = group.members
-    return np.sort(np.concatenate([part[: count // len(parts)] for part in parts]))
+class Prefixes:
+    """The channels of a sorted network that a width keeps: the first ones, and of every part of a group equally many.
+
+    Channels of all groups are in one row, as in `channelwise.surgery.cuts.Stays`.
+    """
+
+    def __init__(self, structure: Structure) -> None:
+        sizes = [group.size for group in structure.groups]
+        self.groups = len(sizes)
+        self._names = [group.name for group in structure.groups]
+        self._ends = np.cumsum(sizes, dtype=int)
+        self._parts = np.array([part_count(group) for group in structure.groups], int)
+        self._group = np.repeat(np.arange(len(sizes)), sizes)
+        self._place = np.concatenate([np.zeros(0, int), *map(_place_in_part, structure.groups)])
+
+    def channels(self, counts: np.ndarray) -> np.ndarray:
+        """Which channels (channels of all groups,) stay when every group keeps so many (groups,)."""
+        return self._place < (counts // self._parts)[self._group]
+
+    def selection(self, counts: np.ndarray) -> Selection:
+        """The same as a selection."""
+        each = np.split(self.channels(counts), self._ends[:-1]) if self.groups else []
+        return Selection({name: np.flatnonzero(stay) for name, stay in zip(self._names, each, strict=True)})
+
+
+def _place_in_part(group: Group) -> np.ndarray:
+    """How many channels of its part come before each channel (size,)."""
+    place = np.empty(group.size, int)
+    for part in group.members:
+        place[part] = np.arange(len(part))
+    return place
 
 
 def importance_order(structure: Structure, weights: Weights, ranking: Criterion) -> dict[str, np.ndarray]:
@@ -44,16 +75,14 @@ def sorted_tensors(
     structure: Structure, tensors: Mapping[str, torch.Tensor], orders: Mapping[str, np.ndarray]
 ) -> dict[str, torch.Tensor]:
     """The tensors whose slots move, as new tensors, by name. What a network computes does not change by this."""
-    sources = _sources(structure, orders)
     moved = {}
-    for name, axes in sources.items():
-        result = tensors[name].detach()
-        for axis, source in sorted(axes.items()):
-            if axis == 1 and structure.tensors[name].blocks > 1:
-                result = _columns_moved(result, structure.tensors[name], source)
-            else:
-                result = result.index_select(axis, torch.from_numpy(source).to(result.device))
-        moved[name] = _laid_out(result, tensors[name])
+    for name, source in _sources(structure, orders).items():
+        info = structure.tensors[name]
+        columns = None
+        if 1 in source and info.blocks > 1:
+            per_block = source[1].reshape(info.blocks, -1) % info.shape[1]
+            columns = per_block.repeat(info.shape[0] // info.blocks, axis=0)
+        moved[name] = take(tensors[name], Cut(info, source, columns))
     return moved
 
 
@@ -88,17 +117,3 @@ def _columns_stray(info: TensorInfo, axes: Mapping[int, np.ndarray]) -> bool:
     from_block = axes.get(0, np.arange(rows)) // (rows // info.blocks)
     slots = axes.get(1, np.arange(info.blocks * columns)).reshape(info.blocks, columns)
     return bool((slots[row_block] // columns != from_block[:, None]).any())
-
-
-def _columns_moved(tensor: torch.Tensor, info: TensorInfo, source: np.ndarray) -> torch.Tensor:
-    """Columns of a blocked weight, whose rows have moved already, brought into their new order."""
-    rows, columns = info.shape[:2]
-    per_row = (source.reshape(info.blocks, columns) % columns)[np.arange(rows) // (rows // info.blocks)]
-    index = torch.from_numpy(per_row).to(tensor.device).reshape(rows, columns, *[1] * (tensor.dim() - 2))
-    return tensor.gather(1, index.expand(tensor.shape))
-
-
-def _laid_out(result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    if like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last):
-        return result.contiguous(memory_format=torch.channels_last)
-    return result.contiguous()

@@ -58,6 +58,10 @@ class SearchSpace:
         """Side of the kernel by name of the convolution, for those that can choose."""
         return {self.choices[i].of: int(values[i]) for i in range(self._widths, len(self.choices))}
 
+    def with_full_kernels(self, values: np.ndarray) -> np.ndarray:
+        """The values with the original kernels."""
+        return np.concatenate([values[: self._widths], self.full[self._widths :]])
+
     def setting(self, values: np.ndarray) -> Setting:
         """The values as plain JSON."""
         return [choice.entry(value) for choice, value in zip(self.choices, values.tolist(), strict=True)]

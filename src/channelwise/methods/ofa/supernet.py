@@ -15,7 +15,7 @@ from channelwise.errors import InvalidArgumentError
 from channelwise.inputs.check import describe
 from channelwise.methods.ofa.kernels import ElasticKernel
 from channelwise.methods.ofa.plan import ModulePlan, Plans
-from channelwise.methods.ofa.sorting import importance_order, prefix, sorted_tensors
+from channelwise.methods.ofa.sorting import importance_order, sorted_tensors
 from channelwise.methods.ofa.space import SearchSpace
 from channelwise.ranking import Criterion, Weights, bind
 from channelwise.selection import Selection
@@ -33,11 +33,15 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 class Supernet:
     """Knows what every subnet of a network is; holds no weights. Its models are what `build_supernet` made, or copies.
 
-    ``built`` is the search space it was made with, ``space`` the one that is left to sampling and searches.
+    ``built`` is the search space it was made with, ``space`` the one that is left to sampling and searches. ``orders``
+    says by group which channel (size,) of the original network went to each place.
     """
 
-    def __init__(self, structure: Structure, space: SearchSpace, plans: Plans) -> None:
+    def __init__(
+        self, structure: Structure, space: SearchSpace, plans: Plans, orders: Mapping[str, np.ndarray]
+    ) -> None:
         self.structure = structure
+        self.orders = orders
         self.built = space
         self.space = space
         self.digest = space.digest()
@@ -77,8 +81,13 @@ class Supernet:
 
     def selection(self, values: np.ndarray) -> Selection:
         """The channels of the sorted network that a subnet has."""
-        counts = self.built.counts(values)
-        return Selection({group.name: prefix(group, counts[group.name]) for group in self.structure.groups})
+        return self._plans.prefixes.selection(values[: len(self.structure.groups)])
+
+    def original_selection(self, values: np.ndarray) -> Selection:
+        """The same channels, as they are called in the original network."""
+        sorted_by = self.orders
+        kept = self.selection(values).kept
+        return Selection({name: np.sort(sorted_by[name][of]) if name in sorted_by else of for name, of in kept.items()})
 
     def modules_of(self, model: nn.Module) -> list[nn.Module]:
         """The modules of a supernet that depend on a choice.
@@ -108,10 +117,8 @@ class Supernet:
                 module.__class__ = plan.cls
 
 
-def build_supernet(
-    graph: ChannelGraph, space: SearchSpace, ranking: str | Criterion
-) -> tuple[Supernet, nn.Module, dict[str, np.ndarray]]:
-    """The supernet of a traced model, its dynamic model at full width, and by group which channel went where."""
+def build_supernet(graph: ChannelGraph, space: SearchSpace, ranking: str | Criterion) -> tuple[Supernet, nn.Module]:
+    """The supernet of a traced model, and its dynamic model at full width."""
     structure, tensors = graph.structure, graph.tensors()
     weights = Weights.of(tensors, structure)
     orders = importance_order(structure, weights, bind(ranking, graph.model, structure))
@@ -127,9 +134,9 @@ def build_supernet(
             module.__dict__.update(plan.original)
         if plan.kernel >= 0:
             ElasticKernel.add_matrices(module, space.choices[plan.kernel].candidates)
-    supernet = Supernet(structure, space, plans)
+    supernet = Supernet(structure, space, plans, orders)
     model.__dict__[MARK] = supernet.digest
-    return supernet, model, orders
+    return supernet, model
 
 
 def bare(model: Any) -> nn.Module:
