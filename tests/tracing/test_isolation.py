@@ -7,6 +7,7 @@ import io
 import pickle
 import shutil
 import warnings
+from collections import OrderedDict, UserDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -149,6 +150,18 @@ def test_inputs_are_not_written() -> None:
     x = image()
     before = x.clone()
     channelwise.trace(model, x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("container", [dict, OrderedDict, UserDict], ids=lambda kind: kind.__name__)
+def test_inputs_in_a_dict_of_any_class_are_not_written(container: Any) -> None:
+    class Doubles(Resident):
+        def forward(self, batch: Any) -> Tensor:
+            return super().forward(batch["x"].mul_(2))
+
+    x = image()
+    before = x.clone()
+    channelwise.trace(Doubles(), (container(x=x),))
     assert torch.equal(x, before)
 
 
