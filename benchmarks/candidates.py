@@ -9,13 +9,13 @@ import tempfile
 import time
 from typing import Any
 
-import numpy as np
 import torch
 import torchvision
 from measuring import Report, forward, randomised
 from torch import nn
 
 import channelwise as cw
+from channelwise.evaluate.candidate import pack
 from channelwise.evaluate.job import CandidateJob
 from channelwise.ranking import Random
 from channelwise.recovery import compensate_from_grams
@@ -32,9 +32,9 @@ def nothing(model: nn.Module) -> float:
     return 0.0
 
 
-def candidates(graph: cw.ChannelGraph, count: int) -> list[dict[str, np.ndarray]]:
-    """Different selections of half of the MACs."""
-    return [graph.select(macs=0.5, ranking=Random(seed)).kept for seed in range(count)]
+def candidates(graph: cw.ChannelGraph, count: int) -> list[dict[str, str]]:
+    """Different selections of half of the MACs, packed."""
+    return [pack(graph.select(macs=0.5, ranking=Random(seed)), graph.structure) for seed in range(count)]
 
 
 def time_candidates(report: Report, name: str) -> None:

@@ -12,6 +12,7 @@ from measuring import head, machine, row
 from torch import nn
 
 import channelwise as cw
+from channelwise.evaluate.candidate import pack
 from channelwise.evaluate.job import CandidateJob
 from channelwise.execution import Executor, Task
 from channelwise.execution.devices import usable_cores
@@ -70,8 +71,8 @@ def main() -> None:
     batch = torch.randn(4, 3, 112, 112)
     graph = cw.trace(model, batch)
     job = CandidateJob(model, graph.structure, evaluate, (batch, options.passes))
-    kept = graph.select(macs=0.5).kept
-    payloads: list[dict[str, object]] = [dict(kept) for _ in range(options.candidates)]
+    packed = pack(graph.select(macs=0.5), graph.structure)
+    payloads: list[dict[str, object]] = [dict(packed) for _ in range(options.candidates)]
 
     workers, cores = options.workers, usable_cores()
     rows: dict[str, tuple[Callable[[], Executor], int]] = {

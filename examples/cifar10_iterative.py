@@ -17,7 +17,6 @@ from cifar_resnet import resnet20, resnet56
 from torch import nn
 
 import channelwise as cw
-from pytorch_nndct import IterativePruningRunner
 
 log = logging.getLogger("cifar10_iterative")
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
@@ -100,10 +99,10 @@ def main(argv: list[str] | None = None) -> int:
     lines = [line("dense", model, "", accuracy(model, test))]
     log.info("dense: %s", lines[-1])
     for ratio in options.ratios:
-        runner = IterativePruningRunner(model, inputs, folder=options.output / ".vai")
+        method = cw.Iterative(cw.trace(model, inputs), folder=options.output / ".vai")
         # Repeated only for another network: the second round reads the file of the first.
-        runner.ana(accuracy, args=(held_out,))
-        sparse = runner.prune(removal_ratio=ratio, mode="sparse")
+        method.ana(cw.Evaluation(accuracy, (held_out,)))
+        sparse = method.prune(cw.Target(macs=1 - ratio), mode="sparse")
         before = accuracy(sparse, test)
         log.info("%.0f %% of the MACs removed: %.2f %% before retraining", 100 * ratio, before)
         train(sparse, training, options.epochs, options.lr)

@@ -15,7 +15,6 @@ from torch import nn
 
 import channelwise as cw
 from channelwise.recovery.distillation import kd
-from pytorch_nndct import OneStepPruningRunner
 
 log = logging.getLogger("cifar10_one_step")
 
@@ -74,7 +73,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--calibration-images", type=int, default=1000, help="training images for repair")
     parser.add_argument("--score-images", type=int, default=1000, help="training images held out for scoring")
     parser.add_argument("--workers", type=int, help="processes that evaluate candidates")
-    parser.add_argument("--strategy", help="how candidates are chosen; default: the guided search")
+    parser.add_argument("--strategy", default="evolution", help="how candidates are chosen")
     return parser.parse_args(argv)
 
 
@@ -101,20 +100,16 @@ def main(argv: list[str] | None = None) -> int:
         return f"| {name} | {macs / 1e6:.2f} M | {params:,} | {accuracy(model, test):.2f} % |"
 
     lines = [line("dense", model)]
-    runner = OneStepPruningRunner(model, inputs, folder=options.output / ".vai")
-    strategy = {} if options.strategy is None else {"strategy": options.strategy}
-    runner.search(
-        num_subnet=options.num_subnet,
-        removal_ratio=options.ratio,
-        eval_fn=accuracy,
-        eval_args=(scored,),
-        loader=calibration,
-        seed=options.seed,
-        workers=options.workers,
-        **strategy,
+    method = cw.OneStep(cw.trace(model, inputs), cw.Repair(calibration), folder=options.output / ".vai")
+    target = cw.Target(macs=1 - options.ratio)
+    method.search(
+        target,
+        cw.Evaluation(accuracy, (scored,)),
+        options=cw.SearchOptions(options.num_subnet, options.strategy, seed=options.seed),
+        where=cw.Where(workers=options.workers),
     )
     searched = time.perf_counter() - start
-    slim = runner.prune(removal_ratio=options.ratio)
+    slim = method.prune(target)
     lines.append(line(f"{options.ratio:.0%} removed, compensated", slim))
     log.info(lines[-1])
     if options.epochs:

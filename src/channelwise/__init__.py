@@ -14,6 +14,15 @@ _HOME = {
     "save": "channelwise.surgery",
     "load": "channelwise.surgery",
     "fixer": "channelwise.surgery",
+    "Iterative": "channelwise.methods",
+    "OneStep": "channelwise.methods",
+    "Target": "channelwise.methods",
+    "Channels": "channelwise.methods",
+    "SearchOptions": "channelwise.methods",
+    "Evaluation": "channelwise.evaluate",
+    "Images": "channelwise.evaluate",
+    "Repair": "channelwise.evaluate",
+    "Where": "channelwise.evaluate",
     "IterativePruningRunner": "channelwise.methods",
     "OneStepPruningRunner": "channelwise.methods",
     "OFAPruner": "channelwise.methods",
@@ -24,10 +33,19 @@ _PACKAGES = ("ranking", "recovery", "search")
 
 __all__ = [
     "ChannelGraph",
+    "Channels",
+    "Evaluation",
+    "Images",
+    "Iterative",
     "IterativePruningRunner",
     "OFAPruner",
+    "OneStep",
     "OneStepPruningRunner",
+    "Repair",
+    "SearchOptions",
     "Selection",
+    "Target",
+    "Where",
     "__version__",
     "fixer",
     "load",
@@ -42,7 +60,17 @@ __all__ = [
 if TYPE_CHECKING:
     from channelwise import ranking, recovery, search
     from channelwise.api import ChannelGraph, trace
-    from channelwise.methods import IterativePruningRunner, OFAPruner, OneStepPruningRunner
+    from channelwise.evaluate import Evaluation, Images, Repair, Where
+    from channelwise.methods import (
+        Channels,
+        Iterative,
+        IterativePruningRunner,
+        OFAPruner,
+        OneStep,
+        OneStepPruningRunner,
+        SearchOptions,
+        Target,
+    )
     from channelwise.methods.ofa import sandwich
     from channelwise.selection import Selection
     from channelwise.surgery import fixer, load, save

@@ -28,10 +28,6 @@ def test_what_was_packed_comes_back() -> None:
     assert unpack(json.loads(text), STRUCTURE, "file") == selection
 
 
-def test_indices_may_be_given_instead() -> None:
-    assert unpack({NAMES[1]: np.array([0, 3])}, STRUCTURE, "file").counts()[NAMES[1]] == 2
-
-
 @pytest.mark.parametrize(
     "packed",
     [
@@ -41,7 +37,6 @@ def test_indices_may_be_given_instead() -> None:
         {NAMES[1]: "AAAA"},
         {NAMES[1]: "AAA="},
         {NAMES[1]: 5},
-        {NAMES[1]: np.array([3, 99])},
     ],
 )
 def test_damage_is_an_error_that_names_the_file(packed: Any) -> None:

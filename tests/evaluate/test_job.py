@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from channelwise import trace
+from channelwise.evaluate.candidate import pack
 from channelwise.evaluate.job import CandidateJob
 from tests.methods.small import INPUTS, closeness, net
 
-HALF = {"first": np.arange(4)}
+GRAPH = trace(net(), INPUTS)
+HALF = pack(GRAPH.select(sparsity={"first": 0.5}), GRAPH.structure)
 CPU = torch.device("cpu")
 
 

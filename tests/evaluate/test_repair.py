@@ -11,7 +11,10 @@ from torch import nn
 
 import channelwise as cw
 from channelwise.errors import EvaluationError, InvalidArgumentError
-from channelwise.evaluate.repair import SAMPLES, Calibration, calibration_batches
+from channelwise.evaluate import Images, Repair
+from channelwise.evaluate.images import SAMPLES, images_of
+from channelwise.evaluate.repair import Repairer
+from channelwise.methods.one_step.pruned_model import repaired_slim
 from channelwise.recovery import recalibrate
 from tests.methods.searched import IMAGES, INPUTS, LOADER, wide
 
@@ -19,9 +22,9 @@ GRAPH = cw.trace(wide(), INPUTS)
 HALF = GRAPH.select(macs=0.5)
 
 
-def repaired(calibration: Calibration) -> nn.Module:
+def repaired(repairer: Repairer) -> nn.Module:
     slim = GRAPH.slim(HALF).eval()
-    calibration(slim, GRAPH.model, GRAPH.structure, HALF)
+    repairer(slim, GRAPH.model, GRAPH.structure, HALF)
     return slim.eval()
 
 
@@ -31,17 +34,17 @@ def calibrated(model: nn.Module, value: float) -> None:
 
 def test_batch_norms_are_re_estimated_on_the_loader() -> None:
     expected = recalibrate(GRAPH.slim(HALF), LOADER).eval()
-    torch.testing.assert_close(repaired(Calibration(LOADER))(IMAGES), expected(IMAGES))
+    torch.testing.assert_close(repaired(Repair(LOADER).repairer())(IMAGES), expected(IMAGES))
 
 
 def test_function_goes_before_the_loader() -> None:
-    slim = repaired(Calibration(LOADER, function=calibrated, args=(3.0,)))
+    slim = repaired(Repair(LOADER, calibrated, (3.0,)).repairer())
     assert (slim.get_submodule("body.1").running_mean == 3).all()  # type: ignore[union-attr]
 
 
 def test_a_generator_is_read_once_for_all_candidates() -> None:
-    calibration = Calibration(batch for batch in LOADER)
-    first, second = repaired(calibration)(IMAGES), repaired(calibration)(IMAGES)
+    repair = Repair(batch for batch in LOADER)
+    first, second = repaired(repair.repairer())(IMAGES), repaired(repair.repairer())(IMAGES)
     torch.testing.assert_close(first, second)
 
 
@@ -53,43 +56,41 @@ def test_other_processes_get_the_images_and_not_the_loader() -> None:
         def __reduce__(self) -> Any:
             raise TypeError("must not be sent")
 
-    calibration = Calibration(Loader(), refit=True)
-    calibration.gather(GRAPH)
-    sent = pickle.loads(pickle.dumps(calibration))
-    torch.testing.assert_close(repaired(sent)(IMAGES), repaired(calibration)(IMAGES))
+    repairer = Repair(Loader()).repairer(GRAPH)
+    sent = pickle.loads(pickle.dumps(repairer))
+    torch.testing.assert_close(repaired(sent)(IMAGES), repaired(repairer)(IMAGES))
 
 
 def test_images_that_other_processes_do_not_need_are_not_sent() -> None:
-    calibration = Calibration(LOADER, function=calibrated, args=(3.0,))
-    assert len(calibration.images) == len(LOADER)
-    assert len(pickle.dumps(calibration)) < IMAGES[0].nbytes
+    repair = Repair(LOADER, calibrated, (3.0,))
+    assert len(repair.images.batches) == len(LOADER)
+    assert len(pickle.dumps(repair.repairer())) < IMAGES[0].nbytes
 
 
 def test_by_default_as_many_batches_are_read_as_hold_the_number_of_samples() -> None:
     batches = [torch.zeros(300, 1)] * 10
-    assert sum(map(len, calibration_batches(batches, None))) == 1200 >= SAMPLES
-    assert len(calibration_batches(batches, 7)) == 7
-    assert len(calibration_batches(batches[:2], None)) == 2
-    assert len(calibration_batches([{"x": torch.zeros(600, 1)}] * 3, None)) == 2
+    assert sum(map(len, Images(batches).batches)) == 1200 >= SAMPLES
+    assert len(Images(batches, 7).batches) == 7
+    assert len(Images(batches[:2]).batches) == 2
+    assert len(Images([{"x": torch.zeros(600, 1)}] * 3).batches) == 2
 
 
-def test_adopted_images_and_moments_are_not_gathered_again() -> None:
-    first = Calibration(LOADER, refit=True)
-    grams = first.gather(GRAPH)
-    second, other = Calibration(LOADER), Calibration(LOADER, 1)
-    second.adopt(first)
-    other.adopt(first)
-    assert second.gather(GRAPH) is grams
-    assert other.gather(GRAPH) is not grams
+def test_images_come_from_the_same_arguments_only() -> None:
+    images = Images(LOADER, 2)
+    assert images.come_from(LOADER, 2, None)
+    assert not images.come_from(LOADER, 1, None)
+    assert not images.come_from(list(LOADER), 2, None)
+    assert not images.come_from(LOADER, 2, calibrated)
 
 
-def test_moments_of_other_weights_are_gathered_again() -> None:
-    calibration, model = Calibration(LOADER, refit=True), wide()
+def test_moments_of_the_same_weights_are_gathered_once() -> None:
+    images, model = Images(LOADER), wide()
     graph = cw.trace(model, INPUTS)
-    grams = calibration.gather(graph)
+    grams = images.grams(graph)
+    assert images.grams(GRAPH) is grams
     with torch.no_grad():
         model.head.weight.add_(1)
-    assert calibration.gather(graph) is not grams
+    assert images.grams(graph) is not grams
 
 
 def test_model_that_layerwise_compensation_cannot_follow_is_re_fitted_as_candidates_are(
@@ -107,26 +108,24 @@ def test_model_that_layerwise_compensation_cannot_follow_is_re_fitted_as_candida
 
     graph = cw.trace(Twofold().eval(), INPUTS)
     selection = graph.select(macs=0.5)
-    slim = graph.slim(selection).eval()
     images = [batch.clone() for batch in LOADER]
     for sign, batch in zip((1.0, -1.0, 1.0), images, strict=True):
         batch.view(-1)[0] = sign
-    calibration = Calibration(images, refit=True)
-    calibration.gather(graph)
-    calibration.finish(slim, graph, selection, refit=True)
+    repair = Repair(images)
+    slim = repaired_slim(graph, selection, repair, refit=True)
     assert "Re-fitted as the candidates of the search were" in caplog.text
     candidate = graph.slim(selection).eval()
-    calibration(candidate, graph.model, graph.structure, selection)
+    repair.repairer(graph)(candidate, graph.model, graph.structure, selection)
     torch.testing.assert_close(slim(IMAGES), candidate(IMAGES))
 
 
 def test_what_fails_is_named() -> None:
     with pytest.raises(EvaluationError, match=r"calibration_fn raised TypeError"):
-        repaired(Calibration(function=calibrated))
+        repaired(Repair(calibration_fn=calibrated).repairer())
     with pytest.raises(EvaluationError, match=r"Re-estimating batch norms raised RuntimeError"):
-        repaired(Calibration([torch.zeros(1, 5)]))
+        repaired(Repair([torch.zeros(1, 5)]).repairer())
 
 
 def test_number_of_batches_without_a_loader_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="batches=4"):
-        Calibration(batches=4)
+        images_of(None, batches=4)

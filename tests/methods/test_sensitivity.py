@@ -10,7 +10,7 @@ import pytest
 from channelwise import trace
 from channelwise.errors import ResultsFileError
 from channelwise.io.journal import Journal
-from channelwise.methods.sensitivity import Evaluation, Plan, SensitivityFile, kept_counts
+from channelwise.methods.sensitivity import Measurement, Plan, SensitivityFile, kept_counts
 from channelwise.structure import Structure
 from tests.methods.small import INPUTS, evaluations, net
 
@@ -31,8 +31,8 @@ def path(tmp_path: Path) -> Path:
 def file(path: Path, structure: Structure) -> SensitivityFile:
     file = SensitivityFile(path, "Net", structure)
     file.begin(PLAN, anew=True)
-    file.append(Evaluation(score=0.9, seconds=0.1))
-    file.append(Evaluation(group="first", kept=4, sparsity=0.5, score=0.8, seconds=0.1))
+    file.append(Measurement(score=0.9, seconds=0.1))
+    file.append(Measurement(group="first", kept=4, sparsity=0.5, score=0.8, seconds=0.1))
     return file
 
 
@@ -70,7 +70,7 @@ def test_nothing_is_written_before_the_first_result(file: SensitivityFile, path:
 def test_replaced_file_is_kept_until_the_new_one_is_finished(file: SensitivityFile, path: Path) -> None:
     before = path.read_bytes()
     file.begin(PLAN, anew=True)
-    file.append(Evaluation(score=0.5, seconds=0.1))
+    file.append(Measurement(score=0.5, seconds=0.1))
     assert file.backup.read_bytes() == before
     file.finish()
     assert not file.backup.exists()
@@ -80,7 +80,7 @@ def test_replaced_file_is_kept_until_the_new_one_is_finished(file: SensitivityFi
 def test_replaced_file_of_another_network_is_kept_for_good(file: SensitivityFile, path: Path) -> None:
     other = SensitivityFile(path, "Net", trace(net(6), INPUTS).structure)
     other.begin(PLAN, anew=True)
-    other.append(Evaluation(score=0.5, seconds=0.1))
+    other.append(Measurement(score=0.5, seconds=0.1))
     other.finish()
     assert file.backup.exists()
 

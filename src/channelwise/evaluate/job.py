@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from channelwise.evaluate.candidate import unpack
-from channelwise.evaluate.repair import Calibration
+from channelwise.evaluate.candidate import Packed, unpack
+from channelwise.evaluate.evaluation import EvalFn
+from channelwise.evaluate.repair import Repairer
 from channelwise.evaluate.scores import as_score
 from channelwise.structure import Structure
 from channelwise.surgery.clone import clone_module
@@ -23,7 +24,6 @@ from channelwise.tensors import named_tensors
 
 log = logging.getLogger(__name__)
 
-EvalFn = Callable[..., Any]
 SEED = 0
 
 
@@ -37,12 +37,12 @@ class EvaluationJob(ABC):
     """
 
     def __init__(
-        self, model: nn.Module, eval_fn: EvalFn, args: Sequence[Any], calibration: Calibration | None = None
+        self, model: nn.Module, eval_fn: EvalFn, args: Sequence[Any], repairer: Repairer | None = None
     ) -> None:
         self._model = model
         self._eval_fn = eval_fn
         self._args = tuple(args)
-        self._calibration = calibration
+        self._repairer = repairer
         self._share = True
         self._checked = False
         self._clone: nn.Module | None = None
@@ -50,8 +50,8 @@ class EvaluationJob(ABC):
         self._device = torch.device("cpu")
 
     @abstractmethod
-    def cut(self, model: nn.Module, payload: Any, *, share: bool) -> tuple[nn.Module, Callable[[Calibration], None]]:
-        """The candidate that ``payload`` stands for, and what a calibration does to it.
+    def cut(self, model: nn.Module, payload: Any, *, share: bool) -> tuple[nn.Module, Callable[[Repairer], None]]:
+        """The candidate that ``payload`` stands for, and what a repairer does to it.
 
         ``share``: tensors that lose nothing may be those of ``model``.
         """
@@ -71,8 +71,8 @@ class EvaluationJob(ABC):
         candidate.eval()
         try:
             with same_randomness(self._device):
-                if self._calibration is not None:
-                    repair(self._calibration)
+                if self._repairer is not None:
+                    repair(self._repairer)
                     candidate.eval()
                 return as_score(self._eval_fn(candidate, *self._args))
         finally:
@@ -84,7 +84,7 @@ class EvaluationJob(ABC):
             log.warning(
                 "%s the weights of the model it is given. The original is safe: every candidate now gets its own copy "
                 "of all weights, which takes longer.",
-                "eval_fn changes" if self._calibration is None else "eval_fn or calibration_fn changes",
+                "eval_fn changes" if self._repairer is None else "eval_fn or calibration_fn changes",
             )
             self._share = False
             self.prepare(self._device)
@@ -107,7 +107,7 @@ class EvaluationJob(ABC):
 
 
 class CandidateJob(EvaluationJob):
-    """Scores candidates given as {group: kept channels}, packed or as indices, groups left out being full."""
+    """Scores packed candidates, see `channelwise.evaluate.candidate`."""
 
     def __init__(
         self,
@@ -115,16 +115,16 @@ class CandidateJob(EvaluationJob):
         structure: Structure,
         eval_fn: EvalFn,
         args: Sequence[Any],
-        calibration: Calibration | None = None,
+        repairer: Repairer | None = None,
     ) -> None:
-        super().__init__(model, eval_fn, args, calibration)
+        super().__init__(model, eval_fn, args, repairer)
         self._structure = structure
 
-    def cut(self, model: nn.Module, payload: Any, *, share: bool) -> tuple[nn.Module, Callable[[Calibration], None]]:
+    def cut(self, model: nn.Module, payload: Packed, *, share: bool) -> tuple[nn.Module, Callable[[Repairer], None]]:
         """The slim model."""
         selection = unpack(payload, self._structure, "the payload")
         candidate = slim_model(model, self._structure, selection, share_untouched=share)
-        return candidate, lambda calibration: calibration(candidate, model, self._structure, selection)
+        return candidate, lambda repairer: repairer(candidate, model, self._structure, selection)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Checks of what users pass to the runners, each with a message that says what would be right."""
+"""Checks of what users pass to a method, each with a message that says what would be right."""
 
 from __future__ import annotations
 
@@ -6,45 +6,37 @@ import math
 import os
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any
 
+from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError
 
 MODES = ("sparse", "slim")
 
 
-def check_callable(function: object, name: str = "eval_fn") -> None:
-    """``function`` must be the function itself, not its result."""
-    if not callable(function):
+def check_graph(graph: object) -> None:
+    """``graph`` is a traced model."""
+    if not isinstance(graph, ChannelGraph):
         raise InvalidArgumentError(
-            f"{name} must be a function called as {name}(model, *args), not {function!r}. Give the function itself, "
-            "not its result."
+            f"graph must be what channelwise.trace(model, inputs) returns, not {type(graph).__name__}."
         )
 
 
-def check_args(args: object, name: str = "args") -> tuple[Any, ...]:
-    """``args`` as a tuple."""
-    if isinstance(args, (tuple, list)):
-        return tuple(args)
-    raise InvalidArgumentError(
-        f"{name} must be a tuple of what the function takes after the model, not {type(args).__name__}. "
-        f"A single one: {name}=(loader,)."
-    )
-
-
-def check_one_target(removal_ratio: object, threshold: object, spec_path: object) -> None:
-    """Exactly one of the three targets must be given, and be a possible value."""
-    targets = {"removal_ratio": removal_ratio, "threshold": threshold, "spec_path": spec_path}
+def check_one_of(**targets: object) -> None:
+    """Exactly one is given."""
     given = [name for name, value in targets.items() if value is not None]
     if len(given) != 1:
+        *names, last = targets
         found = " and ".join(given) if given else "none"
-        raise InvalidArgumentError(f"Give exactly one of removal_ratio, threshold and spec_path; found {found}.")
-    if removal_ratio is not None:
-        check_ratio("removal_ratio", removal_ratio)
+        raise InvalidArgumentError(f"Give exactly one of {', '.join(names)} and {last}; found {found}.")
+
+
+def check_threshold(threshold: object) -> float:
+    """A tolerated relative loss of score."""
     meaning = "the tolerated relative loss of score, e.g. 0.05"
-    if threshold is not None and _number("threshold", threshold, meaning) <= 0:
+    number = _number("threshold", threshold, meaning)
+    if number <= 0:
         raise InvalidArgumentError(f"threshold={threshold!r}: must be larger than 0, {meaning}.")
-    check_path("spec_path", spec_path)
+    return number
 
 
 def check_ratio(name: str, value: object) -> float:

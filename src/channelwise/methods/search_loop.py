@@ -23,8 +23,8 @@ EQUAL = 5
 class SearchRun:
     """Evaluates what is missing of a study up to ``budget`` candidates. Finished ones stay, whatever ends the run.
 
-    ``payload``: what the job gets of a candidate; by default its note of the kept channels. ``status``: what else is
-    shown of the progress, once a candidate is complete.
+    ``payload``: what the job gets of a candidate. ``status``: what else is shown of the progress, once a candidate is
+    complete.
     """
 
     def __init__(
@@ -32,13 +32,13 @@ class SearchRun:
         study: SearchStudy,
         budget: int,
         *,
+        payload: Callable[[Candidate], Any],
         quiet: bool,
-        payload: Callable[[Candidate], Any] | None = None,
         status: Callable[[], str] | None = None,
     ) -> None:
         self._study, self._budget, self._quiet = study, budget, quiet
         self._more = status
-        self._payload = payload or (lambda candidate: candidate.notes.get("kept"))
+        self._payload = payload
         self._numbers: dict[str, int] = {}
         # Failures in a row, not recorded yet: if nothing works, they are to be repeated once that is corrected.
         self._failed: list[Result] = []
@@ -54,8 +54,8 @@ class SearchRun:
         finished = self._budget - self.missing
         if not self.missing:
             log.info(
-                "The search in %s has its %s, nothing is evaluated again; a larger num_subnet adds candidates, "
-                "forced=True begins anew.", self._where, plural(finished, "candidate")
+                "The search in %s has its %s, nothing is evaluated again; a larger number adds candidates, forced=True "
+                "begins anew.", self._where, plural(finished, "candidate")
             )  # fmt: skip
         elif finished:
             log.info("Going on with %s: %s missing.", self._where, plural(self.missing, "candidate"))
@@ -77,10 +77,10 @@ class SearchRun:
                     advance(self._status())
             self._record_failures()
         except KeyboardInterrupt:
-            log.warning("Interrupted. %s", self._kept())
+            log.warning("Interrupted. %s", self._so_far())
             raise
         except Exception:
-            log.warning("%s", self._kept())
+            log.warning("%s", self._so_far())
             raise
         finally:
             executor.close()
@@ -134,7 +134,7 @@ class SearchRun:
             plural(len(complete), "candidate"), results.best.number, results.best.score,
         )  # fmt: skip
 
-    def _kept(self) -> str:
+    def _so_far(self) -> str:
         finished = len(self._study.results.complete)
         if not finished:
             return "No candidate has been finished."

@@ -42,7 +42,7 @@ class Plan(Record):
     weights: str
 
 
-class Evaluation(Record):
+class Measurement(Record):
     """One score. ``group`` None is the baseline; else that group keeps ``kept`` channels and all others are full."""
 
     kind: Literal["evaluation"] = "evaluation"
@@ -61,11 +61,11 @@ class Sensitivity:
     scores: dict[str, dict[int, float]] = field(default_factory=dict)
     plan: Plan | None = None
 
-    def add(self, evaluation: Evaluation) -> None:
-        if evaluation.group is None or evaluation.kept is None:
-            self.baseline = evaluation.score
+    def add(self, measured: Measurement) -> None:
+        if measured.group is None or measured.kept is None:
+            self.baseline = measured.score
         else:
-            self.scores.setdefault(evaluation.group, {})[evaluation.kept] = evaluation.score
+            self.scores.setdefault(measured.group, {})[measured.kept] = measured.score
 
     def missing(self, structure: Structure, excluded: Iterable[str]) -> dict[str, dict[int, float]]:
         """Kept counts still to be evaluated, with their nominal sparsities, of the groups that are not excluded."""
@@ -122,7 +122,7 @@ class SensitivityFile:
         sensitivity = Sensitivity()
         sizes = self._structure.full()
         for number, line in lines[1:]:
-            kind: type[Plan] | type[Evaluation] = Plan if line.get("kind") == "plan" else Evaluation
+            kind: type[Plan] | type[Measurement] = Plan if line.get("kind") == "plan" else Measurement
             try:
                 record = kind.model_validate(line)
             except ValidationError as error:
@@ -139,13 +139,13 @@ class SensitivityFile:
         """Record the plan together with the next result; ``anew`` replaces the file at that moment."""
         self._pending = [self._header, plan] if anew else [plan]
 
-    def append(self, evaluation: Evaluation) -> None:
+    def append(self, measured: Measurement) -> None:
         """Put one result on the disk."""
         if self._pending and isinstance(self._pending[0], Header):
-            self._keep_old()
-            self._journal.create(*map(_plain, [*self._pending, evaluation]))
+            self._back_up()
+            self._journal.create(*map(_plain, [*self._pending, measured]))
         else:
-            for record in [*self._pending, evaluation]:
+            for record in [*self._pending, measured]:
                 self._journal.append(_plain(record))
         self._pending = []
 
@@ -158,7 +158,7 @@ class SensitivityFile:
             with writing(self.backup):
                 self.backup.unlink()
 
-    def _keep_old(self) -> None:
+    def _back_up(self) -> None:
         if self.path.exists() and not self.backup.exists():
             with writing(self.backup):
                 shutil.copy2(self.path, self.backup)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 import channelwise as cw
-from channelwise.evaluate.repair import Calibration
-from channelwise.methods.one_step.candidates import Candidates
+from channelwise.evaluate import Images, Repair
 from channelwise.methods.one_step.priors import priors
+from channelwise.methods.one_step.ranking import ranked
+from channelwise.methods.one_step.space import candidate_space
+from channelwise.methods.options import Target
 from channelwise.methods.sensitivity import Sensitivity, kept_counts
 from tests.methods.searched import INPUTS, LOADER, wide
 
@@ -18,9 +20,10 @@ GRAPH = cw.trace(wide(), INPUTS)
 
 
 def found(loader: Any = None, sensitivity: Sensitivity | None = None, ranking: Any = "l1") -> list[dict[str, int]]:
-    calibration = Calibration(loader)
-    candidates = Candidates(GRAPH, (), 1, ranking, calibration)
-    return [dict(counts) for counts in priors(GRAPH, candidates, {"macs": 0.5}, calibration, sensitivity)]
+    images = None if loader is None else Images(loader)
+    chooser = ranked(GRAPH, ranking, Repair(images), refit=False)
+    space = candidate_space(chooser, (), 1, Target(macs=0.5))
+    return [dict(counts) for counts in priors(GRAPH, chooser, space, images, sensitivity)]
 
 
 def test_all_meet_the_target_and_the_last_is_even() -> None:

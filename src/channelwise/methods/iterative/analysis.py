@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from channelwise.api import ChannelGraph
 from channelwise.errors import ChannelwiseError
+from channelwise.evaluate.candidate import Chooser, pack
 from channelwise.execution import Executor, Task
 from channelwise.io.lock import locked
 from channelwise.methods.arguments import plural
-from channelwise.methods.sensitivity import Evaluation, Plan, Sensitivity, SensitivityFile
+from channelwise.methods.sensitivity import Measurement, Plan, Sensitivity, SensitivityFile
 from channelwise.progress import progress
-from channelwise.ranking import Criterion, Weights, bind, fingerprint
-from channelwise.select.channels import choose, dead_channels
+from channelwise.ranking import fingerprint
+from channelwise.select.channels import choose
 from channelwise.select.widths import alive_count
 
 log = logging.getLogger(__name__)
@@ -32,14 +31,12 @@ class Analysis:
         file: SensitivityFile,
         graph: ChannelGraph,
         excluded: set[str],
-        ranking: str | Criterion,
+        chooser: Chooser,
     ) -> None:
         self._file = file
         self._structure = graph.structure
-        self._model = graph.model
-        self._tensors = graph.tensors()
-        self._plan = Plan(excluded=sorted(excluded), weights=fingerprint(self._tensors))
-        self._ranking = ranking
+        self._plan = Plan(excluded=sorted(excluded), weights=fingerprint(graph.tensors()))
+        self._chooser = chooser
 
     def run(self, executor_for: ExecutorFor, *, forced: bool, quiet: bool) -> None:
         """Evaluate what is missing. Finished work stays on file whatever ends the run."""
@@ -72,41 +69,39 @@ class Analysis:
     def _mention_finished(self) -> None:
         log.info("%s is finished, nothing is evaluated again; forced=True repeats it.", self._file.path)
 
-    def _tasks(self, known: Sensitivity) -> dict[str, tuple[Task, Evaluation]]:
+    def _tasks(self, known: Sensitivity) -> dict[str, tuple[Task, Measurement]]:
         """By label: the task and what is to be recorded of it, the score and time left open."""
-        tasks: dict[str, tuple[Task, Evaluation]] = {}
-        weights = Weights.of(self._tensors, self._structure)
-        alive = self._alive_in_norms(weights)
+        tasks: dict[str, tuple[Task, Measurement]] = {}
+        most = self._alive_in_norms()
+        alive = pack(
+            choose(self._structure, self._chooser.weights, most, "l1", dead=self._chooser.dead), self._structure
+        )
         if known.baseline is None:
             task = Task("the baseline", alive)
-            tasks[task.label] = task, Evaluation(score=0.0, seconds=0.0)
+            tasks[task.label] = task, Measurement(score=0.0, seconds=0.0)
         missing = known.missing(self._structure, self._plan.excluded)
-        ranking = bind(self._ranking, self._model, self._structure) if missing else self._ranking
-        levels = sorted({sparsity for counts in missing.values() for sparsity in counts.values()})
-        chosen = {}
-        for level in levels:
+        packed = {}
+        for level in sorted({sparsity for counts in missing.values() for sparsity in counts.values()}):
             counts = {
-                g: min(kept, len(alive.get(g, range(kept))))
-                for g, by_count in missing.items()
-                for kept, s in by_count.items()
-                if s == level
+                group: min(kept, most.get(group, kept))
+                for group, by_count in missing.items()
+                for kept, sparsity in by_count.items()
+                if sparsity == level
             }
-            chosen[level] = choose(self._structure, weights, counts, ranking).kept
+            packed[level] = pack(self._chooser(counts), self._structure)
         sizes = self._structure.full()
         for group, by_count in missing.items():
             for kept, sparsity in by_count.items():
                 label = f"group {group!r} at sparsity {sparsity} ({kept} of {sizes[group]} channels kept)"
-                record = Evaluation(group=group, kept=kept, sparsity=sparsity, score=0.0, seconds=0.0)
-                tasks[label] = Task(label, {**alive, group: chosen[sparsity][group]}), record
+                record = Measurement(group=group, kept=kept, sparsity=sparsity, score=0.0, seconds=0.0)
+                tasks[label] = Task(label, {**alive, group: packed[sparsity][group]}), record
         return tasks
 
-    def _alive_in_norms(self, weights: Weights) -> dict[str, np.ndarray]:
-        """What an earlier pruning left of groups that norms count: there the zeros it left are no channels at all."""
-        groups = [group for group in self._structure.groups if group.norms]
-        dead = dead_channels(self._structure, weights) if groups else {}
-        counts = {g.name: alive_count(g, dead[g.name]) for g in groups if dead[g.name].any()}
-        kept = choose(self._structure, weights, counts, "l1", dead=dead).kept if counts else {}
-        return {name: kept[name] for name in counts}
+    def _alive_in_norms(self) -> dict[str, int]:
+        """How many channels of groups that norms count an earlier pruning left: its zeros are no channels there."""
+        dead = self._chooser.dead
+        groups = [group for group in self._structure.groups if group.norms and dead[group.name].any()]
+        return {group.name: alive_count(group, dead[group.name]) for group in groups}
 
     def _begin(self, known: Sensitivity | None, missing: int) -> None:
         if known is None:
@@ -123,7 +118,7 @@ class Analysis:
         elif known is not None:
             log.info("Going on with %s: %s missing.", self._file.path, plural(missing, "evaluation"))
 
-    def _evaluate(self, tasks: Mapping[str, tuple[Task, Evaluation]], executor_for: ExecutorFor, quiet: bool) -> None:
+    def _evaluate(self, tasks: Mapping[str, tuple[Task, Measurement]], executor_for: ExecutorFor, quiet: bool) -> None:
         finished = 0
         executor = executor_for(len(tasks))
         try:
@@ -137,10 +132,10 @@ class Analysis:
                     finished += 1
                     advance(f"{record.group or 'baseline'} {record.sparsity:.1f}: {result.score:.4g}")
         except KeyboardInterrupt:
-            log.warning("Interrupted. %s", self._kept(finished, len(tasks)))
+            log.warning("Interrupted. %s", self._so_far(finished, len(tasks)))
             raise
         except ChannelwiseError:
-            log.warning("%s", self._kept(finished, len(tasks)))
+            log.warning("%s", self._so_far(finished, len(tasks)))
             raise
         finally:
             executor.close()
@@ -155,7 +150,7 @@ class Analysis:
                 "forced=True).", known.baseline
             )  # fmt: skip
 
-    def _kept(self, finished: int, total: int) -> str:
+    def _so_far(self, finished: int, total: int) -> str:
         if not finished:
             return "No evaluation of this run was finished."
         return (

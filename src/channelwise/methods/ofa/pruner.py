@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from channelwise.api import trace
 from channelwise.errors import InvalidArgumentError
-from channelwise.evaluate.job import EvalFn
+from channelwise.evaluate.evaluation import EvalFn
 from channelwise.inputs.batches import ForwardFn
 from channelwise.io.record import write_json
 from channelwise.methods.arguments import check_path

@@ -10,13 +10,15 @@ from typing import Any
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.evaluate.job import EvalFn, EvaluationJob
-from channelwise.evaluate.repair import Calibration, has_batch_norm
+from channelwise.evaluate.arguments import check_args, check_callable
+from channelwise.evaluate.evaluation import EvalFn
+from channelwise.evaluate.images import images_of
+from channelwise.evaluate.job import EvaluationJob
+from channelwise.evaluate.repair import Repair, Repairer, has_batch_norm
 from channelwise.execution import Executor
 from channelwise.execution.choice import choose_place
 from channelwise.inputs.batches import ForwardFn
 from channelwise.inputs.check import model_device
-from channelwise.methods.arguments import check_args, check_callable
 from channelwise.methods.ofa.evolution import FrontEvolution
 from channelwise.methods.ofa.pareto import Pareto, pareto
 from channelwise.methods.ofa.supernet import Supernet
@@ -100,16 +102,16 @@ class SubnetJob(EvaluationJob):
     """Scores subnets given as {name of the choice: value}."""
 
     def __init__(
-        self, model: nn.Module, supernet: Supernet, eval_fn: EvalFn, args: Sequence[Any], calibration: Calibration
+        self, model: nn.Module, supernet: Supernet, eval_fn: EvalFn, args: Sequence[Any], repairer: Repairer
     ) -> None:
-        super().__init__(model, eval_fn, args, calibration)
+        super().__init__(model, eval_fn, args, repairer)
         self._supernet = supernet
 
-    def cut(self, model: nn.Module, payload: Any, *, share: bool) -> tuple[nn.Module, Callable[[Calibration], None]]:
+    def cut(self, model: nn.Module, payload: Any, *, share: bool) -> tuple[nn.Module, Callable[[Repairer], None]]:
         """The static subnet."""
         values = self._supernet.values(payload)
         candidate = self._supernet.extract(model, values, share_untouched=share)
-        return candidate, lambda calibration: calibration.statistics(candidate)
+        return candidate, lambda repairer: repairer.statistics(candidate)
 
 
 def search_subnets(
@@ -139,15 +141,13 @@ def search_subnets(
         int(effort.population), int(effort.mutations), float(effort.mutate_prob), int(effort.crossovers), float(step)
     )  # fmt: skip
     chosen = get_strategy(chosen)
-    calibration = Calibration(
-        evaluation.loader, evaluation.batches, forward_fn=evaluation.forward_fn, function=evaluation.calibration_fn,
-        args=tuple(evaluation.calib_args),
-    )  # fmt: skip
+    images = images_of(evaluation.loader, evaluation.batches, evaluation.forward_fn)
+    repair = Repair(images, evaluation.calibration_fn, evaluation.calib_args)
     device = model_device(model)
     place = choose_place(device=device, gpus=evaluation.gpus, workers=evaluation.workers, executor=evaluation.executor)
     options = {
         "metric": evaluation.metric,
-        "calibrated": "function" if evaluation.calibration_fn else "loader" if evaluation.loader is not None else "no",
+        "calibrated": repair.calibrates,
         "weights": fingerprint(named_tensors(model)),
     }
     with open_study(
@@ -165,15 +165,15 @@ def search_subnets(
         )
         run.mention()
         if run.missing:
-            if evaluation.calibration_fn is None and evaluation.loader is None and has_batch_norm(model):
+            if repair.calibrates == "no" and has_batch_norm(model):
                 log.warning(
                     "Subnets are scored with the batch-norm statistics of the supernet, which fit none of them. Give "
                     "calibration_fn, or calibration images with loader=."
                 )
-            log.debug("%d batches of calibration images", len(calibration.images))
+            repairer = repair.repairer()
 
             def executor_for(tasks: int) -> Executor:
-                job = SubnetJob(model, supernet, evaluation.eval_fn, evaluation.eval_args, calibration)
+                job = SubnetJob(model, supernet, evaluation.eval_fn, evaluation.eval_args, repairer)
                 return place.start(job, tasks)
 
             run.evaluate(executor_for)

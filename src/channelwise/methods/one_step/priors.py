@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from channelwise.api import ChannelGraph
 from channelwise.errors import ChannelwiseError
-from channelwise.evaluate.repair import Calibration
+from channelwise.evaluate.candidate import Chooser, Counts
+from channelwise.evaluate.images import Images
 from channelwise.methods.loss_curves import loss_curves, severity_profile
-from channelwise.methods.one_step.candidates import Candidates
 from channelwise.methods.sensitivity import Sensitivity
 from channelwise.ranking import Criterion, Fisher, RandomProjection, bind, comparable, scores
+from channelwise.search import TargetSpace
 from channelwise.select.allocation import global_counts
 from channelwise.select.budget import solve_budget
 
 log = logging.getLogger(__name__)
 
-Counts = Mapping[str, int]
-
 
 def priors(
     graph: ChannelGraph,
-    candidates: Candidates,
-    targets: Mapping[str, float],
-    calibration: Calibration,
+    chooser: Chooser,
+    space: TargetSpace,
+    images: Images | None,
     sensitivity: Sensitivity | None = None,
     *,
     quiet: bool = True,
@@ -34,25 +33,25 @@ def priors(
     All channels in one order of importance per cost, by Fisher information of the outputs (if there are images) and by
     the ranking; what a sensitivity analysis says, if there is one; and equal sparsities.
     """
-    cost, share = next(iter(targets.items()))
-    structure, widths, weights = graph.structure, candidates.widths, candidates.weights
+    cost, share = next(iter(space.targets.items()))
+    structure, widths, weights = graph.structure, space.widths, chooser.weights
 
     def by(criterion: Criterion) -> Counts:
         bound = bind(criterion, graph.model, structure)
         values = {
             g.name: scores(bound, g, weights) for g, free in zip(structure.groups, widths.free, strict=True) if free
         }
-        return global_counts(structure, values, share, cost, widths, comparable(bound), dead=candidates.dead)
+        return global_counts(structure, values, share, cost, widths, comparable(bound), dead=chooser.dead)
 
     ways: dict[str, Callable[[], Counts]] = {}
-    if calibration.images:
+    if images is not None:
         # The outputs alone: what follows the inputs in a batch may be anything.
-        fisher = Fisher(RandomProjection(), calibration.images, forward_fn=calibration.forward_fn, quiet=quiet)
+        fisher = Fisher(RandomProjection(), images.batches, forward_fn=images.forward_fn, quiet=quiet)
         ways["Fisher information"] = lambda: by(fisher)
     if sensitivity is not None:
         profile = severity_profile(loss_curves(structure, sensitivity))
         ways["the sensitivity analysis"] = lambda: solve_budget(structure, share, cost, profile=profile, widths=widths)
-    ways["the ranking"] = lambda: by(candidates.criterion)
+    ways["the ranking"] = lambda: by(chooser.criterion)
     ways["equal sparsities"] = lambda: solve_budget(structure, share, cost, widths=widths)
     found = []
     for name, way in ways.items():

@@ -7,79 +7,87 @@ import logging
 from torch import nn
 
 from channelwise.api import ChannelGraph
+from channelwise.errors import InvalidArgumentError
 from channelwise.evaluate.candidate import unpack
 from channelwise.evaluate.job import same_randomness
-from channelwise.evaluate.repair import Calibration, has_batch_norm
+from channelwise.evaluate.repair import Repair, has_batch_norm
+from channelwise.inputs.batches import evaluating
 from channelwise.inputs.check import model_device
-from channelwise.methods.one_step.candidates import Candidates
-from channelwise.ranking import Criterion
+from channelwise.methods.one_step.ranking import ranked_as_recorded
+from channelwise.methods.one_step.space import candidate_space
+from channelwise.methods.options import DIVISOR, Channels, Target
+from channelwise.recovery import compensate, compensate_from_grams
 from channelwise.search import SearchResults, Trial
 from channelwise.selection import Selection
 from channelwise.surgery.slim import attach_sparse_state_dict
 
 log = logging.getLogger(__name__)
 
-DIVISOR = 2
-"""What widths are multiples of by default. Asked for after a search, it is no wish."""
 
-
-def chosen_channels(
-    graph: ChannelGraph,
-    results: SearchResults,
-    trial: Trial,
-    divisor: int,
-    ranking: Candidates | str | Criterion | None,
+def selection_of(
+    graph: ChannelGraph, results: SearchResults, trial: Trial, channels: Channels, repair: Repair
 ) -> Selection:
-    """The candidate's channels, or those of the nearest one whose widths are multiples of ``divisor``.
+    """The candidate's channels, or those of the nearest one whose widths are multiples of another divisor.
 
-    ``ranking`` chooses the channels of the latter: that of the search's candidates, if it was in this process.
+    ``channels`` and ``repair`` (by its images) say which channels the latter keeps.
 
     Raises:
         ResultsFileError: what is stored of the candidate is damaged.
         UnreachableTargetError: no candidate has such widths.
     """
-    options = results.key.options
+    options, divisor = results.key.options, channels.channel_divisible
     searched = options.get("channel_divisible", DIVISOR)
+    # The default means: no preference.
     if divisor == DIVISOR or searched % divisor == 0:
         return unpack(trial.notes.get("kept"), graph.structure, results.where)
-    if isinstance(ranking, Candidates):
-        ranking = ranking.criterion
-    candidates = Candidates(graph, set(options.get("excluded", ())), divisor, ranking, Calibration())
-    space = candidates.space(results.key.targets)
+    chooser = ranked_as_recorded(graph, str(options.get("ranking")), channels.ranking, repair)
+    space = candidate_space(chooser, options.get("excluded", ()), divisor, Target(**results.key.targets))
     log.warning(
         "The search had channel_divisible=%s: the nearest candidate with %d is taken, whose score is not known. For "
         "the best of these, search with channel_divisible=%d.", searched, divisor, divisor
     )  # fmt: skip
-    return candidates.selection(space.named(space.candidate(trial.counts)))
+    return chooser(space.named(space.candidate(trial.counts)))
 
 
-def mention_missing_repair(model: nn.Module, results: SearchResults, calibration: Calibration, *, refit: bool) -> None:
+def mention_missing_repair(model: nn.Module, results: SearchResults, repair: Repair, *, refit: bool) -> None:
     """Say so if the candidate had a repair that cannot be repeated for want of images or of the user's function."""
     missing = []
-    if refit and calibration.loader is None:
+    if refit and repair.images is None:
         missing.append("re-fitted weights")
-    if calibration.loader is None and calibration.function is None and has_batch_norm(model):
+    if repair.calibrates == "no" and has_batch_norm(model):
         missing.append("re-estimated batch norms")
     if missing:
         by_function = results.key.options.get("calibrated") == "function" and not refit
         log.warning(
-            "The pruned model comes without %s, which it needs before it is judged: give prune(..., %s).",
+            "The pruned model comes without %s, which it needs before it is judged: give prune(..., %s) to a runner, "
+            "or OneStep(..., repair=Repair(...)).",
             " and ".join(missing), "calibration_fn=..." if by_function else "loader=...",
         )  # fmt: skip
 
 
-def repaired_slim(graph: ChannelGraph, selection: Selection, calibration: Calibration, *, refit: bool) -> nn.Module:
-    """The slim model, repaired, with the method ``sparse_state_dict()``. The caller's random state stays."""
+def repaired_slim(graph: ChannelGraph, selection: Selection, repair: Repair, *, refit: bool) -> nn.Module:
+    """The slim model, repaired, with the method ``sparse_state_dict()``. The caller's random state stays.
+
+    It is repaired as a candidate is, but re-fitted layer by layer on what each layer sees.
+    """
     slim = graph.slim(selection)
-    flags = [(module, module.training) for module in slim.modules()]
-    slim.eval()
-    with same_randomness(model_device(slim)):
-        calibration.finish(slim, graph, selection, refit=refit)
-    for module, training in flags:
-        module.training = training
+    with evaluating(slim), same_randomness(model_device(slim)):
+        slim.eval()
+        if refit and repair.images is not None:
+            _refit(slim, graph, selection, repair)
+        repair.repairer().statistics(slim)
     for parameter in slim.parameters():
         parameter.grad = None
     return attach_sparse_state_dict(slim, graph.structure, selection)
+
+
+def _refit(slim: nn.Module, graph: ChannelGraph, selection: Selection, repair: Repair) -> None:
+    images = repair.images
+    try:
+        compensate(slim, graph, selection, images.batches, forward_fn=images.forward_fn)
+    except InvalidArgumentError as error:
+        log.warning("%s Re-fitted as the candidates of the search were.", error)
+        compensate_from_grams(slim, graph.model, graph.structure, selection, images.grams(graph))
 
 
 def sparse_from_slim(graph: ChannelGraph, selection: Selection, slim: nn.Module) -> nn.Module:
