@@ -43,7 +43,7 @@ class ByObject:
 
     def search(self, folder: str) -> cw.OneStep:
         method = self.method(folder)
-        method.search(cw.Target(macs=0.5), cw.Evaluation(nearness), options=cw.SearchOptions(candidates=4))
+        method.search(cw.Target(macs=0.5), cw.Evaluation(nearness), options=cw.SearchOptions(candidates=2))
         return method
 
     def prune(self, folder: str, searched: cw.OneStep | None = None) -> nn.Module:
@@ -60,7 +60,7 @@ class ByRunner:
 
     def search(self, folder: str) -> OneStepPruningRunner:
         runner = OneStepPruningRunner(wide(), INPUTS, folder=folder, quiet=True)
-        runner.search(num_subnet=4, eval_fn=nearness, loader=LOADER)
+        runner.search(num_subnet=2, eval_fn=nearness, loader=LOADER)
         return runner
 
     def prune(self, folder: str, searched: OneStepPruningRunner | None = None) -> nn.Module:
