@@ -85,7 +85,8 @@ def page(rows: dict[str, Row], trained: dict[str, Row], total: int) -> str:
             continue
         fired = [bool(r["tripwires"]) for r in passed if "tripwires" in r]
         lines.append(
-            row(title, len(mine), len(passed), len(shares), f"{median(shares):.1%}", sum(s < 0.6 for s in shares),
+            row(title, len(mine), len(passed), len(shares), f"{median(shares):.1%}" if shares else "",
+                sum(s < 0.6 for s in shares),
                 sum(map(quick, passed)), sum(map(light, passed)), sum(fired) if fired else "")
         )  # fmt: skip
     causes: Counter[str] = Counter()

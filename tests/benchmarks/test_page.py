@@ -46,3 +46,16 @@ def test_the_page_is_what_the_journals_say():
     rows = read(FOLDER / "coverage.jsonl")
     written = (Path(__file__).parents[2] / "docs" / "coverage.md").read_text()
     assert page(rows, read(FOLDER / "coverage_yolo.jsonl"), len(rows)) == written
+
+
+def test_a_sweep_that_has_only_begun_is_a_page():
+    vit = read(FOLDER / "coverage.jsonl")["torchvision:vit_b_16"]
+    vit |= {"tools": {}, "tripwires": ["tripwire: outputs differ"], "commit": "abc"}
+    lines = page({vit["spec"]: vit}, {}, 543).splitlines()
+    assert "1 of the 543 models of the sweep have been run so far." in lines
+    [library], [model] = (
+        [line for line in lines if line.startswith(f"| {name} |")] for name in ("torchvision", "vit_b_16")
+    )
+    assert library.split("|")[4:6] + library.split("|")[-2:-1] == [" 0 ", "  ", " 1 "]
+    assert "tripwire: outputs differ" in model
+    assert any("abc (1)" in line for line in lines)
