@@ -13,7 +13,9 @@ def check_network(network: Network, **options: object) -> OracleReport:
     """The oracle, and then: all that can be pruned is prunable, all that must stay stays, inexact groups say so."""
     model = network.model()
     kwargs = network.kwargs() if network.kwargs else None
-    report = check_oracle(model, network.inputs(), kwargs=kwargs, **options)  # type: ignore[arg-type]
+    report = check_oracle(model, network.inputs(), kwargs=kwargs, telling=network.telling, **options)  # type: ignore[arg-type]
+    assert not report.raised, report.raised
+    assert not any("eval mode" in what for what in report.uncompared), report.uncompared
     structure, table = report.graph.structure, f"\n{report.graph}"
     told: Counter[str] = Counter()
     for row in frozen_outputs(structure):

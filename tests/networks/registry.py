@@ -22,7 +22,8 @@ class Network:
     prunable. ``smaller``: parameters and buffers that must have shrunk in the slim model. ``frozen``: operations that
     must be named among the reasons. ``counted``: modules whose groups, if any, must be masked with norms that count
     the kept channels only; ``inexact``: those whose groups, if any, no masked model can stand for. The groups of all
-    others must be exact. ``trains``: whether the network can run a training step on these inputs.
+    others must be exact. ``trains``: whether the network can run a training step on these inputs. ``telling``: whether
+    outputs change with the pruning, some of what is pruned being neither read nor dead.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Network:
     counted: tuple[str, ...] = ()
     inexact: tuple[str, ...] = ()
     trains: bool = True
+    telling: bool = True
 
     def inputs(self) -> tuple[Any, ...]:
         """Example inputs, the same at every call."""

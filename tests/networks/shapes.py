@@ -80,7 +80,9 @@ KEEP_IMAGE = {
 }
 for name, (function, after, maybe) in KEEP_IMAGE.items():
     either = ("first",) if maybe else ()
-    add(f"shape_{name}", "shapes", lambda f=function, n=after: Between(f, after=n), either=either)
+    # Of these only channels that nothing reads can be removed.
+    telling = name not in ("slice_half_constant", "slice_last")
+    add(f"shape_{name}", "shapes", lambda f=function, n=after: Between(f, after=n), either=either, telling=telling)
 
 TO_VECTOR = {
     "flatten": (lambda x: x.flatten(1), 512, False),

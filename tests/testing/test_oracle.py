@@ -10,7 +10,11 @@ import torch
 from torch import nn
 
 from channelwise import api
+from channelwise.selection import Selection, removed_channels
+from channelwise.structure import Structure
 from channelwise.testing import check_oracle, oracle
+from channelwise.testing.outputs import TOLERANCE, Comparison
+from tests.networks import NETWORKS
 
 
 def test_wrong_pruning_shows_at_the_end_of_a_deep_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,7 +32,7 @@ def test_wrong_pruning_shows_at_the_end_of_a_deep_network(monkeypatch: pytest.Mo
     network, images = nn.Sequential(*layers), torch.randn(2, 3, 16, 16)
     check_oracle(network, images)
     monkeypatch.setattr(api, "slim_model", swapped)
-    monkeypatch.setattr(oracle._Check, "same_outputs_in_training", lambda *_: True)
+    monkeypatch.setattr(Comparison, "in_train_mode", lambda *_: True)
     with pytest.raises(AssertionError, match="in eval mode"):
         check_oracle(network, images)
 
@@ -98,8 +102,12 @@ def test_rounding_that_a_difference_of_large_numbers_blows_up_is_no_mismatch(mon
     torch.manual_seed(0)
     network, images = Displacement(), torch.randn(2, 3, 48, 48)
     monkeypatch.setattr(api, "slim_model", _scaled_by(1 + 4e-6))
-    monkeypatch.setattr(oracle._Check, "state_dicts", lambda *_: None)
-    assert check_oracle(network, images, dtype=torch.float32).error > oracle.TOLERANCE[torch.float32]
+    monkeypatch.setattr(oracle, "check_state_dicts", lambda *_: None)
+    report = check_oracle(network, images, dtype=torch.float32)
+    assert report.error > TOLERANCE[torch.float32]
+    assert any("rounding of the inputs changes" in said for said in report.raised)
+    with pytest.raises(AssertionError, match="in eval mode"):
+        check_oracle(network, images, dtype=torch.float32, allow_rounding=False)
 
 
 def test_more_than_what_rounding_changes_is_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,3 +126,66 @@ def test_outputs_in_training_that_are_the_sign_of_rounding_are_not_compared() ->
     one = torch.randn(1, 4, dtype=torch.float64)
     assert not check_oracle(nn.Sequential(*layers), torch.cat([one, one * (1 + 1e-13)])).compared_in_training
     assert check_oracle(nn.Sequential(*layers), torch.randn(8, 4)).compared_in_training
+
+
+class Centred(nn.Module):
+    """Subtracts the mean over the channels of a convolution, which no masked model can stand for, and adds a gate."""
+
+    def __init__(self, gate: Callable[[torch.Tensor], Any] = lambda x: 1) -> None:
+        super().__init__()
+        self.first, self.head, self.gate = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), gate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.head((x - x.mean(1, keepdim=True)) * self.gate(x))
+
+
+def _reads_the_first(model: nn.Module, structure: Structure, selection: Selection, **options: Any) -> nn.Module:
+    """A wrong slice: the head reads as many channels as are kept, but the weights of the first ones."""
+    slim = slim_model(model, structure, selection, **options)
+    if removed_channels(structure, selection):
+        with torch.no_grad():
+            slim.head.weight.copy_(model.head.weight[:, : slim.head.in_channels])  # type: ignore[union-attr, index, operator]
+    return slim
+
+
+slim_model = api.slim_model
+IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_wrong_slice_shows_where_no_masked_model_can_stand_for_the_removal(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = check_oracle(Centred(), IMAGES)
+    assert [group.slim_only for group in report.graph.groups] == [True]
+    assert report.compared_in_training
+    assert not report.uncompared
+    monkeypatch.setattr(api, "slim_model", _reads_the_first)
+    with pytest.raises(AssertionError, match=r"model that leaves removed channels out .* in eval mode"):
+        check_oracle(Centred(), IMAGES)
+
+
+def test_numbers_made_of_sizes_are_taken_from_the_slim_model_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = NETWORKS["weight_standardisation"]
+    report = check_oracle(network.model(), network.inputs())
+    assert "eval mode: mul by (36,) for (72,)" in report.granted
+    monkeypatch.setattr(api, "slim_model", _reads_the_first)
+    with pytest.raises(AssertionError, match="in eval mode"):
+        check_oracle(network.model(), network.inputs())
+
+
+def test_what_cannot_be_compared_is_reported() -> None:
+    """All channels of the full model are asked whether they are small, those that count as removed, too."""
+    report = check_oracle(Centred(lambda x: (x > -100).all(1, keepdim=True)), IMAGES)
+    assert report.uncompared == ("first in eval mode: all", "first in train mode: all")
+    assert not report.compared_in_training
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"), [(lambda x: x / x.detach() - 1, "do not change"), (lambda x: 1 / (x - x.detach()), "finite")]
+)
+def test_outputs_that_tell_nothing_are_refused(gate: Callable[[torch.Tensor], Any], said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        check_oracle(Centred(gate), IMAGES)
+
+
+def test_outputs_that_tell_nothing_may_be_accepted() -> None:
+    assert check_oracle(Centred(lambda x: x / x.detach() - 1), IMAGES, telling=False).changed == 0

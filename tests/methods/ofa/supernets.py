@@ -17,7 +17,7 @@ from channelwise.methods.ofa.layers import Dynamic
 from channelwise.surgery import clone_module, sparse_state_dict
 from channelwise.testing import check_modules, randomise
 from channelwise.testing.modules import settle_statistics
-from channelwise.testing.oracle import unfused_attention
+from channelwise.testing.slim import unfused_attention
 from channelwise.testing.values import distance, equal
 
 
