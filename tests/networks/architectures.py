@@ -198,7 +198,7 @@ class ResNeXt(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-@network("architectures", kept=("head",), either=("grow", "out"))
+@network("architectures", kept=("head",), partly={"grow": 4, "out": 4})
 class DualPath(nn.Module):
     """DPN: part of the output is added to the residual path, the rest grows the dense path (constant slices)."""
 
@@ -219,7 +219,7 @@ class DualPath(nn.Module):
         return self.head(torch.cat([residual + y[:, :8], dense, y[:, 8:]], 1))
 
 
-@network("architectures", kept=("head",), either=("grow.0", "block.0"))
+@network("architectures", kept=("head", "grow.0", "block.0"))
 class CrossStagePartial(nn.Module):
     """CSPNet: one expanding convolution split by a constant into a bypass and a main path."""
 

@@ -209,7 +209,7 @@ class WindowedAttention(nn.Module):
         return self.head(F.scaled_dot_product_attention(q, k, v)[:, :, 0].relu())
 
 
-@network("attention", either=("query", "key", "value"), kept=("head",))
+@network("attention", kept=("head",))
 class NonLocal(nn.Module):
     """Self-attention over space with 1x1 convolutions and bmm; the value path is prunable in principle."""
 
@@ -227,7 +227,7 @@ class NonLocal(nn.Module):
         return self.head(x + self.gamma * y)
 
 
-@network("attention", either=("q", "k", "v", "out"), shapes=TOKENS)
+@network("attention", kept=("head", "q", "k", "v"), shapes=TOKENS)
 class HardCodedHeads(nn.Module):
     """Heads by fixed numbers, cross-attention to a learned query."""
 
@@ -245,7 +245,7 @@ class HardCodedHeads(nn.Module):
         return self.head(self.out(y.transpose(1, 2).reshape(n, -1, 8)).relu())
 
 
-@network("attention", shapes=TOKENS, either=("a", "b"))
+@network("attention", shapes=TOKENS)
 class Einsum(nn.Module):
     """einsum of two features, and of one with a bare parameter."""
 
@@ -272,7 +272,7 @@ class EinsumLinear(nn.Module):
         return self.head(torch.einsum("btc,dc->btd", self.a(x).relu(), self.mix).relu())
 
 
-@network("attention", shapes=TOKENS, either=("tokens1", "tokens2", "embed"), counted=("embed",))
+@network("attention", shapes=TOKENS, kept=("head", "tokens2"), counted=("embed",))
 class Mixer(nn.Module):
     """MLP-Mixer: one MLP over tokens, one over channels; the hidden layers are prunable."""
 
@@ -289,7 +289,7 @@ class Mixer(nn.Module):
         return self.head(x.mean(1))
 
 
-@network("attention", either=("scores",), kept=("head",))
+@network("attention", kept=("head", "scores"))
 class ContextBlock(nn.Module):
     """GCNet: a softmax over places from one channel, a matrix product with the features."""
 
@@ -386,10 +386,17 @@ class ReducedAttentionStage(nn.Module):
 @network(
     "attention",
     shapes=((2, 3, 16, 16),),
-    kept=("head",),
-    either=(
+    kept=(
+        "head",
         "stages.0.embed",
-        *(f"stages.0.blocks.{k}.{part}" for k in (0, 1) for part in ("q", "kv", "proj", "reduce")),
+        "stages.0.blocks.0.q",
+        "stages.0.blocks.0.kv",
+        "stages.0.blocks.0.proj",
+        "stages.0.blocks.0.reduce",
+        "stages.0.blocks.1.q",
+        "stages.0.blocks.1.kv",
+        "stages.0.blocks.1.proj",
+        "stages.0.blocks.1.reduce",
     ),
     counted=("stages.1.embed",),
     smaller=("stages.1.embed.weight", "stages.1.blocks.0.q.weight", "stages.1.blocks.1.reduce.weight"),

@@ -35,7 +35,6 @@ for name, function in OVER_SPACE.items():
         f"over_space_{name}",
         "broadcasting",
         lambda function=function: Between(function),
-        either=("first",) if name in ("prod", "cumsum", "sort", "topk", "median", "argmax_mask") else (),
     )
 
 OVER_CHANNELS = {
@@ -50,7 +49,7 @@ for name, function in OVER_CHANNELS.items():
         f"over_channels_{name}",
         "broadcasting",
         lambda function=function: Between(function),
-        either=("first",),
+        partly={"first": 0} if "softmax" in name else {},
         inexact=("first",),
     )
 EXACT_OVER_CHANNELS = {
@@ -60,13 +59,12 @@ EXACT_OVER_CHANNELS = {
     "mean_square_by_sum": lambda x: x * (x * x).sum(1, keepdim=True).rsqrt(),
 }
 for name, function in EXACT_OVER_CHANNELS.items():
-    either = ("first",) if name != "sum" else ()
-    add(f"over_channels_{name}", "broadcasting", lambda function=function: Between(function), either=either)
+    add(f"over_channels_{name}", "broadcasting", lambda function=function: Between(function))
 add(
     "over_channels_cumsum",
     "broadcasting",
     lambda: Between(lambda x: x.cumsum(1)),
-    either=("first",),
+    kept=("head", "first"),
 )
 add(
     "over_channels_argmax",
@@ -76,9 +74,7 @@ add(
 )
 add("over_channels_sort", "broadcasting", lambda: Between(lambda x: x.sort(1)[0]), kept=("first", "head"))
 add("over_everything", "broadcasting", lambda: Between(lambda x: x * x.sum().tanh()))
-add(
-    "mean_of_everything", "broadcasting", lambda: Between(lambda x: x * x.mean()), either=("first",), inexact=("first",)
-)
+add("mean_of_everything", "broadcasting", lambda: Between(lambda x: x * x.mean()), inexact=("first",))
 
 BROADCASTS = {
     "outer_axis": (lambda a, b: (a.unsqueeze(1) * b.unsqueeze(2)).flatten(1, 2), 64),
@@ -91,8 +87,8 @@ BROADCASTS = {
     "repeat_interleave": (lambda a, b: (a + b).repeat_interleave(2, dim=1), 16),
 }
 for name, (function, after) in BROADCASTS.items():
-    freely = ("a", "b") if name in ("outer_axis", "channels_of_one", "repeat_interleave") else ()
-    add(f"broadcast_{name}", "broadcasting", lambda f=function, n=after: Pair(f, n), either=freely)
+    partly = {"outer_axis": {"a": 0, "b": 0}, "channels_of_one": {"b": 0}}.get(name, {})
+    add(f"broadcast_{name}", "broadcasting", lambda f=function, n=after: Pair(f, n), partly=partly)
 
 
 for how, expanded in {
@@ -116,7 +112,7 @@ for how, expanded in {
     )
 
 
-@network("broadcasting", either=("gate",))
+@network("broadcasting", kept=("head", "gate"))
 class OneChannelGate(nn.Module):
     """A convolution of one output channel, broadcast over the channels of another."""
 
@@ -129,7 +125,7 @@ class OneChannelGate(nn.Module):
         return self.head(self.first(x) * self.gate(x).sigmoid())
 
 
-@network("broadcasting", either=("a", "b"))
+@network("broadcasting", kept=("head", "a", "b"))
 class BilinearPooling(nn.Module):
     """Outer products of features over space, by bmm, flattened before a linear layer."""
 

@@ -37,7 +37,7 @@ class SqueezeExciteLinear(nn.Module):
         return self.head(x * self.fc(x.mean((2, 3)).view(n, c)).view(n, c, 1, 1).expand_as(x))
 
 
-@network("composites", kept=("head",), either=("mix",), counted=("second.0",))
+@network("composites", kept=("head", "mix"), counted=("second.0",))
 class EfficientChannelAttention(nn.Module):
     """ECA: a 1-d convolution along the channels as an axis of positions; masked models run it on the kept ones."""
 
@@ -52,7 +52,7 @@ class EfficientChannelAttention(nn.Module):
         return self.head(x * gate.sigmoid())
 
 
-@network("composites", kept=("head", "second.0"), either=("mix",), frozen=("convolution",))
+@network("composites", kept=("head", "second.0", "mix"), frozen=("convolution",))
 class ConvolutionThatDropsChannels(EfficientChannelAttention):
     """The same without padding: which channels a gate is for depends on how many there are."""
 
@@ -62,7 +62,7 @@ class ConvolutionThatDropsChannels(EfficientChannelAttention):
         return self.head(x * nn.functional.pad(gate, (1, 1))[:, :, None, None].sigmoid())
 
 
-@network("composites", shapes=((2, 3, 8),), kept=("head",), either=("mix",))
+@network("composites", shapes=((2, 3, 8),), kept=("head", "mix"))
 class PointwiseOverChannels(nn.Module):
     """A kernel of length 1 along the channels: they have no neighbours, so that all is exact."""
 
@@ -181,7 +181,7 @@ class StackFlatten(nn.Module):
         return self.head(torch.stack([c, d], 2).flatten(1, 2))
 
 
-@network("composites", either=("a.0", "b.0"))
+@network("composites", kept=("head", "a.0", "b.0"))
 class FlipsAndRolls(nn.Module):
     """Channels flipped and rolled before they are added to others."""
 
@@ -206,7 +206,7 @@ class ChannelPadThenConvolution(nn.Module):
         return self.head(self.second(F.pad(self.first(x), (0, 0, 0, 0, 2, 3), value=0.3)))
 
 
-@network("composites", kept=("head",), either=("first.0", "down.0", "back.0"))
+@network("composites", kept=("head",), partly={"down.0": 8, "back.0": 8})
 class OptionA(nn.Module):
     """CIFAR ResNet's shortcut: every second pixel, channels padded with zeros on both sides."""
 
@@ -254,7 +254,7 @@ class WantsTargets(nn.Module):
         return y
 
 
-@network("composites", kept=("head",), either=("unused",))
+@network("composites", kept=("head", "unused"))
 class UnusedLayer(nn.Module):
     """A layer that no path calls: nothing is known about it, so it stays as it is."""
 
@@ -266,7 +266,7 @@ class UnusedLayer(nn.Module):
         return self.head(self.a(x))
 
 
-@network("composites", either=("a.0", "b.0"))
+@network("composites", kept=("head", "b.0"))
 class DataDependentBranch(nn.Module):
     """Control flow that depends on values: only the branch taken is seen."""
 

@@ -183,7 +183,7 @@ class DynamicOutputSize(nn.Module):
         return self.up(self.down(x).relu(), output_size=x.shape[-2:])
 
 
-@network("convolutions", shapes=((2, 6), (2, 5)), either=("a", "b"))
+@network("convolutions", shapes=((2, 6), (2, 5)), kept=("head", "a", "b"))
 class Bilinear(nn.Module):
     """nn.Bilinear of two features."""
 

@@ -93,7 +93,7 @@ def copied_by_channels(x: Tensor) -> Tensor:
 
 add("in_place_views", "elementwise", lambda: Between(in_place), trains=False)
 add("buffer_filled_by_rows", "elementwise", lambda: Between(filled))
-add("buffer_filled_by_channels", "elementwise", lambda: Between(copied_by_channels, after=16), either=("first",))
+add("buffer_filled_by_channels", "elementwise", lambda: Between(copied_by_channels, after=16), kept=("head", "first"))
 
 BINARY = {
     "add": lambda a, b: a + b,

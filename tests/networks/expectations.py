@@ -27,19 +27,18 @@ def check_network(network: Network, **options: object) -> OracleReport:
             assert not mask.any(), (
                 f"{mask.sum()} of {mask.size} channels of {name} may be removed: they must stay{table}"
             )
-        elif name not in network.either:
-            assert mask.all(), f"only {mask.sum()} of {mask.size} channels of {name} can be pruned{table}"
+        else:
+            wanted = network.partly.get(name, mask.size)
+            assert mask.sum() == wanted, f"{mask.sum()} of {mask.size} channels of {name}, not {wanted}, can go{table}"
     for group in structure.groups:
         found = "exact" if group.exact else "inexact" if group.slim_only else "counted"
         if set(group.layers) & set(network.counted):
-            wanted = "counted"
+            expected = "counted"
         elif set(group.layers) & set(network.inexact):
-            wanted = "inexact"
-        elif set(group.layers) & set(network.either):
-            continue
+            expected = "inexact"
         else:
-            wanted = "exact"
-        assert found == wanted, f"{group.name} is {found}, not {wanted} ({group.inexact_because}){table}"
+            expected = "exact"
+        assert found == expected, f"{group.name} is {found}, not {expected} ({group.inexact_because}){table}"
     ours, theirs = report.slim.state_dict(), model.state_dict()
     for name in network.smaller:
         assert ours[name].numel() < theirs[name].numel(), f"{name} did not get smaller{table}"

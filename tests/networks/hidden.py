@@ -33,26 +33,33 @@ FROM_SHAPE = {
     "eye_of_width": lambda x: torch.einsum("nchw,cd->ndhw", x, torch.eye(x.shape[1], dtype=x.dtype)),
 }
 for name, function in FROM_SHAPE.items():
-    add(f"hidden_{name}", "hidden", lambda function=function: Between(function), either=("first",))
+    add(f"hidden_{name}", "hidden", lambda function=function: Between(function), kept=("head", "first"))
 
+# name: (operation, can the channels of the first convolution be removed?)
 VALUES = {
-    "tolist": lambda x: x * max(x.flatten().tolist()),
-    "numpy_array": lambda x: x + torch.as_tensor(x.detach().numpy()[:, ::-1].copy()),
-    "data": lambda x: x * x.data.mean(1, keepdim=True),
-    "bool": lambda x: x if bool((x > 100).any()) else x * 0.5,
-    "format": lambda x: x * float(f"{x.sum():.3f}"),
-    "argmax_item": lambda x: x * int(x.sum((0, 2, 3)).argmax()),
-    "unique": lambda x: x * x.round().unique().numel(),
-    "quantile": lambda x: x * x.flatten(1).quantile(0.9, dim=1)[:, None, None, None],
-    "where_indices": lambda x: x * len(torch.where(x > 0)[0]),
-    "histogram": lambda x: x * x.detach().histc(10)[3],
-    "random_mask": lambda x: x * (torch.zeros_like(x).bernoulli(0.0) + 1),
-    "similarity": lambda x: x * F.cosine_similarity(x, x.flip(-1), dim=1)[:, None],
-    "distance": lambda x: x * torch.cdist(x.flatten(2).mT, x.flatten(2).mT).mean(),
-    "multinomial_free_sort": lambda x: x[:, x.abs().sum((0, 2, 3)).argsort()],
+    "tolist": (lambda x: x * max(x.flatten().tolist()), False),
+    "numpy_array": (lambda x: x + torch.as_tensor(x.detach().numpy()[:, ::-1].copy()), False),
+    "data": (lambda x: x * x.data.mean(1, keepdim=True), True),
+    "bool": (lambda x: x if bool((x > 100).any()) else x * 0.5, True),
+    "format": (lambda x: x * float(f"{x.sum():.3f}"), True),
+    "argmax_item": (lambda x: x * int(x.sum((0, 2, 3)).argmax()), False),
+    "unique": (lambda x: x * x.round().unique().numel(), False),
+    "quantile": (lambda x: x * x.flatten(1).quantile(0.9, dim=1)[:, None, None, None], False),
+    "where_indices": (lambda x: x * len(torch.where(x > 0)[0]), False),
+    "histogram": (lambda x: x * x.detach().histc(10)[3], False),
+    "random_mask": (lambda x: x * (torch.zeros_like(x).bernoulli(0.0) + 1), True),
+    "similarity": (lambda x: x * F.cosine_similarity(x, x.flip(-1), dim=1)[:, None], True),
+    "distance": (lambda x: x * torch.cdist(x.flatten(2).mT, x.flatten(2).mT).mean(), False),
+    "multinomial_free_sort": (lambda x: x[:, x.abs().sum((0, 2, 3)).argsort()], False),
 }
-for name, function in VALUES.items():
-    add(f"value_{name}", "hidden", lambda function=function: Between(function), either=("first",))
+for name, (function, prunable) in VALUES.items():
+    add(
+        f"value_{name}",
+        "hidden",
+        lambda function=function: Between(function),
+        kept=("head",) if prunable else ("head", "first"),
+        inexact=("first",) if name in ("data", "bool") else (),
+    )
 
 
 class Index(nn.Module):
@@ -78,11 +85,13 @@ class Index(nn.Module):
         return x * self.mask.view(-1, 1, 1)
 
 
-for how in ("index", "index_select", "gather", "index_add", "where", "mask"):
-    add(f"buffer_{how}", "hidden", lambda how=how: Between(Index(how)), either=("first",))
+for how in ("index", "index_select", "gather", "index_add"):
+    add(f"buffer_{how}", "hidden", lambda how=how: Between(Index(how)), kept=("head", "first"))
+for how in ("where", "mask"):
+    add(f"buffer_{how}", "hidden", lambda how=how: Between(Index(how)))
 
 
-@network("hidden", either=("first",))
+@network("hidden")
 class MovingCenter(nn.Module):
     """A buffer that training moves by the batch's mean and that every pass subtracts."""
 
@@ -137,7 +146,7 @@ class OneModuleTwoNames(nn.Module):
         return self.head(self.b(self.a(self.first(x)).relu()))
 
 
-@network("hidden", either=("first", "mid"))
+@network("hidden", partly={"mid": 4})
 class SlicedWeight(nn.Module):
     """A slimmable layer: a constant slice of another layer's weight."""
 
@@ -186,7 +195,7 @@ class ListOfPlainObjects(nn.Module):
         return [Plain(x), self.head(self.b(x))]
 
 
-@network("hidden", either=("b.0",))
+@network("hidden")
 class StoredActivation(nn.Module):
     """An activation kept as an attribute by one module and read by another."""
 
@@ -202,7 +211,7 @@ class StoredActivation(nn.Module):
         return self.head(y + self.memory)
 
 
-@network("hidden", either=("first",))
+@network("hidden")
 class WidthFromAttribute(nn.Module):
     """A view by a layer's attribute, which surgery corrects."""
 
@@ -215,7 +224,7 @@ class WidthFromAttribute(nn.Module):
         return self.head(x.view(x.shape[0], self.first.out_channels, -1).mean(2))
 
 
-@network("hidden", either=("first", "second"))
+@network("hidden", kept=("head", "second"))
 class ResidualIfSameWidth(nn.Module):
     """Whether there is a shortcut is decided by attributes in every call, which pruning must not flip."""
 
@@ -230,7 +239,7 @@ class ResidualIfSameWidth(nn.Module):
         return self.head(y + x if y.shape == x.shape else y)
 
 
-@network("hidden", either=("a", "offset"))
+@network("hidden", kept=("head", "a", "offset"))
 class Deformable(nn.Module):
     """torchvision's deformable convolution: an operator of another library."""
 

@@ -109,7 +109,7 @@ class SlicedOutput(nn.Module):
         return b[:, :4], b[:, 4:].flatten(1), self.head(b)
 
 
-@network("inputs_outputs", make_inputs=lambda: (torch.arange(12).view(2, 6) % 5,), either=("embedding",))
+@network("inputs_outputs", make_inputs=lambda: (torch.arange(12).view(2, 6) % 5,))
 class Tokens(nn.Module):
     """Integer inputs through an embedding into convolutions."""
 
@@ -121,7 +121,7 @@ class Tokens(nn.Module):
         return self.head(self.conv(self.embedding(x).transpose(1, 2)).relu().amax(2))
 
 
-@network("inputs_outputs", shapes=((2, 5, 6),), either=("embed",))
+@network("inputs_outputs", shapes=((2, 5, 6),), kept=("head", "embed"))
 class Recurrent(nn.Module):
     """An LSTM between linear layers: it freezes what it touches."""
 
@@ -134,7 +134,7 @@ class Recurrent(nn.Module):
         return self.head(self.mid(self.lstm(self.embed(x))[0][:, -1]).relu())
 
 
-@network("inputs_outputs", shapes=((2, 3, 8, 8),), either=("gates", "candidate"))
+@network("inputs_outputs", shapes=((2, 3, 8, 8),))
 class ConvolutionalRecurrence(nn.Module):
     """A convolutional GRU unrolled over three steps, its state made in the code."""
 

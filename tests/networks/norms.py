@@ -23,23 +23,21 @@ for name, build in {
 }.items():
     # SyncBatchNorm refuses to train on a CPU, and so does the dense network.
     add(f"norm_{name}", "norms", lambda build=build: Between(build()), trains=name != "sync_batch")
-add("norm_local_response", "norms", lambda: Between(nn.LocalResponseNorm(3)), kept=("head",), either=("first",))
+add("norm_local_response", "norms", lambda: Between(nn.LocalResponseNorm(3)), kept=("head", "first"))
 for name, groups in {"of_one": 1, "of_two": 4, "of_halves": 2}.items():
     add(
         f"norm_group_{name}",
         "norms",
         lambda groups=groups: Between(nn.GroupNorm(groups, 8)),
-        either=("first",),
         counted=("first",),
     )
 add(
     "norm_group_no_affine",
     "norms",
     lambda: Between(nn.GroupNorm(2, 8, affine=False)),
-    either=("first",),
     counted=("first",),
 )
-add("norm_group_by_channel", "norms", lambda: Between(nn.GroupNorm(8, 8)), either=("first",))
+add("norm_group_by_channel", "norms", lambda: Between(nn.GroupNorm(8, 8)))
 
 
 class LayerNormChannels(nn.Module):
@@ -84,8 +82,8 @@ for name, build in {
     "layer_over_volume": lambda: nn.LayerNorm([8, 8, 8]),
     "rms": lambda: nn.Sequential(Permute(0, 2, 3, 1), nn.RMSNorm(8), Permute(0, 3, 1, 2)),
 }.items():
-    add(f"norm_{name}", "norms", lambda build=build: Between(build()), either=("first",), counted=("first",))
-add("norm_layer_functional", "norms", lambda: Between(FunctionalLayerNorm(8)), either=("first",), counted=("first",))
+    add(f"norm_{name}", "norms", lambda build=build: Between(build()), counted=("first",))
+add("norm_layer_functional", "norms", lambda: Between(FunctionalLayerNorm(8)), counted=("first",))
 add("norm_layer_over_space", "norms", lambda: Between(nn.LayerNorm([8, 8])))
 
 
@@ -186,7 +184,7 @@ class SharedBatchNorm(nn.Module):
         return self.head(self.head_a(self.norm(self.a(x))) + self.head_b(self.norm(self.b(x))))
 
 
-@network("norms", either=("embed", "up", "down"), counted=("embed",))
+@network("norms", counted=("embed",))
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution, layer norm on channels last, linear layers, layer scale, residual."""
 

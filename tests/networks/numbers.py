@@ -226,7 +226,7 @@ class SharedNumber(nn.Module):
         return self.merge(torch.cat([v.reshape(x.shape[0], self.touched, *x.shape[2:]), b], 1))
 
 
-@network("numbers", either=("blocks.0.qkv", "blocks.1.qkv", "stem", "blocks.0.merge", "blocks.1.merge"))
+@network("numbers")
 class SharedNumbers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ class OneNumberForSeveral(nn.Module):
         return self.head(torch.cat(outputs, 1))
 
 
-@network("numbers", either=("mixer.qkv",), smaller=("first.weight", "mixer.qkv.weight", "mixer.proj.weight"))
+@network("numbers", partly={"mixer.qkv": 20}, smaller=("first.weight", "mixer.qkv.weight", "mixer.proj.weight"))
 class SingleQuery(nn.Module):
     """MobileViTv2: a query of one channel is split off, keys and values by the width in an attribute."""
 
@@ -299,7 +299,7 @@ class FocalModulation(nn.Module):
 
 @network(
     "numbers",
-    either=("blocks.0.project", "blocks.1.project"),
+    partly={"blocks.0.project": 24, "blocks.1.project": 24},
     smaller=("stem.weight", "blocks.0.project.weight", "blocks.1.context.weight", "blocks.1.merge.weight"),
 )
 class SplitByWidthOfInput(nn.Module):

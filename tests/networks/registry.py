@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -18,8 +18,8 @@ class Network:
     """A small network and what must be found out about it.
 
     ``kept``: names of convolution or linear modules of which every output channel must stay (the model's outputs
-    among them). ``either``: modules about which nothing is demanded. All output channels of all others must be
-    prunable. ``smaller``: parameters and buffers that must have shrunk in the slim model. ``frozen``: operations that
+    among them). ``partly``: of these modules exactly so many output channels must be prunable. Those of all others must
+    all be. ``smaller``: parameters and buffers that must have shrunk in the slim model. ``frozen``: operations that
     must be named among the reasons. ``counted``: modules whose groups, if any, must be masked with norms that count
     the kept channels only; ``inexact``: those whose groups, if any, no masked model can stand for. The groups of all
     others must be exact. ``trains``: whether the network can run a training step on these inputs. ``telling``: whether
@@ -33,7 +33,7 @@ class Network:
     make_inputs: Callable[[], tuple[Any, ...]] | None = None
     kwargs: Callable[[], dict[str, Any]] | None = None
     kept: tuple[str, ...] = ("head",)
-    either: tuple[str, ...] = ()
+    partly: Mapping[str, int] = field(default_factory=dict)
     smaller: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     counted: tuple[str, ...] = ()

@@ -71,8 +71,8 @@ CHANNEL_PADDING = {
     "crop": (lambda x: F.pad(x, (0, 0, 0, 0, -1, -1)), 6),
 }
 for name, (function, after) in CHANNEL_PADDING.items():
-    either = ("first",) if name == "crop" else ()
-    add(f"channel_pad_{name}", "spatial", lambda f=function, n=after: Between(f, after=n), either=either)
+    kept = ("head", "first") if name == "crop" else ("head",)
+    add(f"channel_pad_{name}", "spatial", lambda f=function, n=after: Between(f, after=n), kept=kept)
 
 SHUFFLES = {
     "pixel_shuffle": (nn.PixelShuffle(2), 4),
@@ -86,8 +86,8 @@ SHUFFLES = {
     ),
 }
 for name, (op, after) in SHUFFLES.items():
-    either = ("first",) if name == "depth_to_space" else ()
-    add(name, "spatial", lambda op=op, n=after: Between(op, width=16, after=n), either=either)
+    kept = ("head", "first") if name == "depth_to_space" else ("head",)
+    add(name, "spatial", lambda op=op, n=after: Between(op, width=16, after=n), kept=kept)
 
 
 def shuffle_by_hand(x: Tensor, groups: int = 2) -> Tensor:
@@ -148,13 +148,13 @@ def rotated(x: Tensor) -> Tensor:
     return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
 
 
-add("grid_sample", "spatial", lambda: Pair(sampled, 8), either=("a", "b"))
-add("grid_sample_constant", "spatial", lambda: Between(rotated), either=("first",))
+add("grid_sample", "spatial", lambda: Pair(sampled, 8), partly={"b": 6})
+add("grid_sample_constant", "spatial", lambda: Between(rotated))
 add(
     "unfold",
     "spatial",
     lambda: Between(lambda x: F.unfold(x, 3, padding=1).view(2, 72, 8, 8), after=72),
-    either=("first",),
+    kept=("head", "first"),
 )
 add(
     "fold",

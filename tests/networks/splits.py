@@ -9,34 +9,34 @@ from torch.nn import functional as F
 from tests.networks.layers import Between
 from tests.networks.registry import add, network
 
-# name: (operation, width that the head sees, may the first convolution stay?)
+# name: (operation, width that the head sees, prunable ones of the first convolution's 8 channels)
 SPLITS = {
-    "chunk": (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1].sigmoid(), 4, False),
-    "chunk_four": (lambda x: torch.cat([p * (i + 1) for i, p in enumerate(x.chunk(4, 1))], 1), 8, False),
-    "chunk_with_rest": (lambda x: torch.cat(x.chunk(3, 1)[::-1], 1), 8, True),
-    "chunk_and_cat_some": (lambda x: torch.cat([x, x.chunk(2, 1)[1].relu()], 1), 12, False),
-    "split_in_halves_of_shape": (lambda x: torch.mul(*x.split(x.shape[1] // 2, 1)), 4, False),
-    "split_by_number": (lambda x: torch.mul(*x.split(4, 1)), 4, True),
-    "split_unequal": (lambda x: torch.cat([p * p for p in x.split([2, 6], 1)], 1), 8, True),
-    "split_remainder": (lambda x: torch.cat([p.relu() for p in x.split(3, 1)], 1), 8, True),
-    "tensor_split": (lambda x: torch.cat(x.tensor_split(3, 1)[::-1], 1), 8, True),
-    "unbind": (lambda x: torch.stack(x.unbind(1), 1), 8, True),
-    "unbind_of_view": (lambda x: sum(x.view(x.size(0), 2, -1, 8, 8).unbind(1)), 4, False),
-    "glu": (lambda x: F.glu(x, 1), 4, False),
-    "maxout": (lambda x: x.view(x.size(0), -1, 2, 8, 8).amax(2), 4, True),
-    "group_mean": (lambda x: x.view(x.size(0), 2, -1, 8, 8).mean(1), 4, False),
-    "half_normalised": (lambda x: torch.cat([F.instance_norm(x.chunk(2, 1)[0]), x.chunk(2, 1)[1]], 1), 8, False),
+    "chunk": (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1].sigmoid(), 4, 8),
+    "chunk_four": (lambda x: torch.cat([p * (i + 1) for i, p in enumerate(x.chunk(4, 1))], 1), 8, 8),
+    "chunk_with_rest": (lambda x: torch.cat(x.chunk(3, 1)[::-1], 1), 8, 6),
+    "chunk_and_cat_some": (lambda x: torch.cat([x, x.chunk(2, 1)[1].relu()], 1), 12, 8),
+    "split_in_halves_of_shape": (lambda x: torch.mul(*x.split(x.shape[1] // 2, 1)), 4, 8),
+    "split_by_number": (lambda x: torch.mul(*x.split(4, 1)), 4, 0),
+    "split_unequal": (lambda x: torch.cat([p * p for p in x.split([2, 6], 1)], 1), 8, 0),
+    "split_remainder": (lambda x: torch.cat([p.relu() for p in x.split(3, 1)], 1), 8, 8),
+    "tensor_split": (lambda x: torch.cat(x.tensor_split(3, 1)[::-1], 1), 8, 0),
+    "unbind": (lambda x: torch.stack(x.unbind(1), 1), 8, 0),
+    "unbind_of_view": (lambda x: sum(x.view(x.size(0), 2, -1, 8, 8).unbind(1)), 4, 8),
+    "glu": (lambda x: F.glu(x, 1), 4, 8),
+    "maxout": (lambda x: x.view(x.size(0), -1, 2, 8, 8).amax(2), 4, 8),
+    "group_mean": (lambda x: x.view(x.size(0), 2, -1, 8, 8).mean(1), 4, 8),
+    "half_normalised": (lambda x: torch.cat([F.instance_norm(x.chunk(2, 1)[0]), x.chunk(2, 1)[1]], 1), 8, 8),
 }
-for name, (function, after, maybe) in SPLITS.items():
+for name, (function, after, prunable) in SPLITS.items():
     add(
         f"split_{name}",
         "splits",
         lambda f=function, n=after: Between(f, after=n),
-        either=("first",) if maybe else (),
+        partly={"first": prunable},
     )
 
 
-@network("splits", either=("first", "part"))
+@network("splits", kept=("head", "first"))
 class PartialConvolution(nn.Module):
     """A convolution on the first channels by a constant count, the rest passed on (FasterNet)."""
 
@@ -53,7 +53,11 @@ class PartialConvolution(nn.Module):
         return self.head(torch.cat([self.part(a), b], 1))
 
 
-@network("splits", either=("first", "convs.0", "convs.1"), smaller=("first.weight", "convs.0.weight", "convs.1.weight"))
+@network(
+    "splits",
+    partly={"first": 12, "convs.0": 4, "convs.1": 4},
+    smaller=("first.weight", "convs.0.weight", "convs.1.weight"),
+)
 class ChunksWithRest(nn.Module):
     """EdgeNeXt: chunks of 6, 6 and 4 channels, of which all but the last are convolved."""
 
@@ -67,7 +71,7 @@ class ChunksWithRest(nn.Module):
         return self.head(torch.cat([conv(part) for conv, part in zip(self.convs, parts, strict=True)] + [rest], 1))
 
 
-@network("splits", either=("first", "a", "b", "c"))
+@network("splits")
 class Res2NetBlock(nn.Module):
     """Four parts of a constant width, each added to the convolved one before."""
 

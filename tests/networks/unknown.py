@@ -49,7 +49,7 @@ class CustomOperation(nn.Module):
         return self.head(self.third(sorted_channels(self.second(self.first(x)))))
 
 
-@network("unknown", either=("gate",))
+@network("unknown", kept=("head", "gate"))
 class CustomOperationOnGate(nn.Module):
     """The unknown operation sees a mean over channels only; what it touches stays safe either way."""
 
@@ -67,25 +67,25 @@ add(
     "fourier",
     "unknown",
     lambda: Between(lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * 0.5, s=x.shape[-2:])),
-    either=("first",),
+    kept=("head", "first"),
 )
 add(
     "linear_solver",
     "unknown",
     lambda: Between(lambda x: torch.linalg.inv(x @ x.mT + torch.eye(8, dtype=x.dtype))),
-    either=("first",),
+    kept=("head", "first"),
 )
-add("through_numpy", "unknown", lambda: Between(lambda x: x * float(x.detach().numpy().mean())), either=("first",))
-add("item", "unknown", lambda: Between(lambda x: x * x.sum().item()), either=("first",))
-add("nonzero", "unknown", lambda: Between(lambda x: x * len(torch.nonzero(x > 0))), either=("first",))
+add("through_numpy", "unknown", lambda: Between(lambda x: x * float(x.detach().numpy().mean())), kept=("head", "first"))
+add("item", "unknown", lambda: Between(lambda x: x * x.sum().item()))
+add("nonzero", "unknown", lambda: Between(lambda x: x * len(torch.nonzero(x > 0))), kept=("head", "first"))
 add(
     "scatter",
     "unknown",
     lambda: Between(lambda x: x.scatter(3, torch.zeros(2, x.shape[1], 8, 1, dtype=torch.long), 1.0)),
-    either=("first",),
+    kept=("head", "first"),
 )
-add("masked_assignment", "unknown", lambda: Between(masked_assignment), either=("first",))
-add("boolean_index", "unknown", lambda: Between(lambda x: x + x[x > 0].sum()), either=("first",))
+add("masked_assignment", "unknown", lambda: Between(masked_assignment), kept=("head", "first"))
+add("boolean_index", "unknown", lambda: Between(lambda x: x + x[x > 0].sum()), kept=("head", "first"))
 
 
 def masked_assignment(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tests.networks.registry import network
 
 
-@network("verified", either=("first", "second"), shapes=((2, 3, 8),))
+@network("verified", kept=("head", "first", "second"), shapes=((2, 3, 8),))
 class HalfOfAnother(nn.Module):
     """Half of the width of one tensor is where another one of that width is cut: by chance right for odd widths."""
 
@@ -23,7 +23,9 @@ class HalfOfAnother(nn.Module):
         return self.head(torch.cat([one, two], 1))
 
 
-@network("verified", either=("last", "second"), shapes=((2, 3, 8),), telling=False)  # its activations are all negative
+@network(
+    "verified", kept=("head", "last", "second"), shapes=((2, 3, 8),), telling=False
+)  # its activations are all negative
 class HalfOfThree(nn.Module):
     """The same in a longer network with so few channels that most selections are right by chance."""
 
@@ -39,7 +41,7 @@ class HalfOfThree(nn.Module):
         return self.head(two)
 
 
-@network("verified", either=("primary", "cheap"), kept=("head", "aux"), shapes=((2, 3, 8),))
+@network("verified", kept=("head", "aux", "primary", "cheap"), shapes=((2, 3, 8),))
 class CutInTrainModeOnly(nn.Module):
     """A head for training on channels that are cut to a constant number."""
 
@@ -57,7 +59,7 @@ class CutInTrainModeOnly(nn.Module):
         return self.head(x), self.aux(torch.cat([y, self.cheap(y)], 1)[:, :9])
 
 
-@network("verified", either=("second",), kept=("head", "first"), shapes=((2, 3, 8),))
+@network("verified", kept=("head", "first", "second"), shapes=((2, 3, 8),))
 class PositiveByBias(nn.Module):
     """Half of the channels is clipped, of which nothing shows before training makes some of them negative."""
 
@@ -72,7 +74,7 @@ class PositiveByBias(nn.Module):
         return self.head(torch.cat([y[:, :half].relu(), y[:, half:]], 1))
 
 
-@network("verified", either=("first",), kept=("head", "second", "aux"), shapes=((2, 3, 8),))
+@network("verified", kept=("head", "second", "aux", "first"), shapes=((2, 3, 8),))
 class SwappedBesideAttention(nn.Module):
     """Uneven parts change places in train mode only, where attention drops nothing, so that outputs can be compared."""
 
@@ -89,7 +91,7 @@ class SwappedBesideAttention(nn.Module):
         return self.head(attended[:, 0] + y), self.aux(torch.cat([p.tanh() for p in z.tensor_split(2, 1)][::-1], 1))
 
 
-@network("verified", either=("second",), kept=("head", "first"), shapes=((2, 3, 8),))
+@network("verified", kept=("head", "first", "second"), shapes=((2, 3, 8),))
 class PositiveInEvalMode(nn.Module):
     """Half of the channels is clipped, of which nothing shows while all of them are positive."""
 
@@ -107,7 +109,7 @@ class PositiveInEvalMode(nn.Module):
         return self.head(torch.cat([y[:, :half].relu(), y[:, half:]], 1))
 
 
-@network("verified", either=("second",), kept=("head", "first"), shapes=((2, 3, 8),))
+@network("verified", kept=("head", "first", "second"), shapes=((2, 3, 8),))
 class ManyPositiveInEvalMode(PositiveInEvalMode):
     """The same with so many channels that one selection shows whether code adapts."""
 
@@ -130,7 +132,7 @@ class FaintAttention(nn.Module):
         return self.head(x + 1e-2 * (v @ scores.transpose(1, 2)))
 
 
-@network("verified", either=("first",), shapes=((2, 3, 8),))
+@network("verified", partly={"first": 4}, shapes=((2, 3, 8),))
 class UnevenChunksSwapped(nn.Module):
     """Chunks of three and of two channels: with fewer channels, others are in each unless both lose as many."""
 
@@ -143,7 +145,7 @@ class UnevenChunksSwapped(nn.Module):
         return self.head(torch.cat([b, a], 1))
 
 
-@network("verified", either=("first",), shapes=((2, 3, 8),))
+@network("verified", kept=("head", "first"), shapes=((2, 3, 8),))
 class SplitForNothing(nn.Module):
     """Parts that nobody uses, the second one as large as a constant leaves it: negative, if few channels stay."""
 
@@ -157,7 +159,7 @@ class SplitForNothing(nn.Module):
         return self.head(x)
 
 
-@network("verified", either=("last",), kept=("head",), shapes=((2, 3, 8),))
+@network("verified", kept=("head", "last"), shapes=((2, 3, 8),))
 class UnevenChunksSwappedTwice(nn.Module):
     """Halves swapped twice: nothing moves where their number is even, every channel by one where it is odd."""
 
@@ -186,7 +188,7 @@ class NotANumberOfFewer(nn.Module):
         return self.head(x) * torch.tensor(x.shape[1] - 23.0).log1p()
 
 
-@network("verified", either=("first",), shapes=((2, 3, 8),), trains=False)
+@network("verified", kept=("head", "first"), shapes=((2, 3, 8),), trains=False)
 class OnlyClasses(nn.Module):
     """Nothing but classes is returned, of features that are multiplied by how many 16 channels are."""
 
@@ -202,7 +204,7 @@ class OnlyClasses(nn.Module):
         return self.logits(x).argmax(1)
 
 
-@network("verified", either=("first",), shapes=((2, 3, 8),), trains=False)
+@network("verified", kept=("head", "first"), shapes=((2, 3, 8),), trains=False)
 class ComplexNumbers(OnlyClasses):
     """A spectrum is returned."""
 

@@ -85,13 +85,13 @@ class Wrapped(nn.Module):
 
 
 for name, wrap in WRAPPERS.items():
-    # A norm of the weight over the removed input channels, or of all of it, may be pruned or stay.
-    add(name, "weights", lambda wrap=wrap: Wrapped(wrap), either=("first", "second") if "norm" in name else ())
+    # The norm of a filter that is zero is 0 / 0; that over an input axis counts the filters.
+    inexact = {"weight_norm_over_inputs": ("first",)}.get(name, ("first", "second") if "weight_norm" in name else ())
+    add(name, "weights", lambda wrap=wrap: Wrapped(wrap), inexact=inexact)
 add(
     "weight_standardisation",
     "weights",
     lambda: Wrapped(lambda m: m, StandardisedConv),
-    either=("first",),
     inexact=("first",),
 )
 for groups in (1, 2):
@@ -101,7 +101,7 @@ for groups in (1, 2):
         lambda groups=groups: Between(NormalisedConv(8, 8, 3, groups=groups)),
         inexact=("first",),
     )
-add("linear_weight_norm", "weights", lambda: Between(WeightNormedLinear(), after=6), either=("first", "op.linear"))
+add("linear_weight_norm", "weights", lambda: Between(WeightNormedLinear(), after=6), inexact=("op.linear",))
 
 
 class WeightNormedLinear(nn.Module):
@@ -239,7 +239,7 @@ class DoublePrecision(nn.Sequential):
         self.double()
 
 
-@network("weights", either=("a", "b", "kernels"))
+@network("weights", kept=("head", "a"))
 class DynamicFilters(nn.Module):
     """Filters computed from the image (CondConv): experts mixed per sample, applied as a grouped convolution."""
 
