@@ -25,7 +25,7 @@ VERSION = 1
 SPARSITIES = tuple(round(0.1 * step, 1) for step in range(1, 10))
 
 
-class Header(Record):
+class SensitivityHeader(Record):
     """First line: which network the analysis is of."""
 
     format: Literal["channelwise-sensitivity"] = "channelwise-sensitivity"
@@ -99,7 +99,7 @@ class SensitivityFile:
     def __init__(self, path: str | os.PathLike[str], model: str, structure: Structure) -> None:
         self.path = Path(path)
         self._journal = Journal(path)
-        self._header = Header(model=model, digest=structure.digest())
+        self._header = SensitivityHeader(model=model, digest=structure.digest())
         self._structure = structure
         self._pending: list[Record] = []
 
@@ -141,7 +141,7 @@ class SensitivityFile:
 
     def append(self, measured: Measurement) -> None:
         """Put one result on the disk."""
-        if self._pending and isinstance(self._pending[0], Header):
+        if self._pending and isinstance(self._pending[0], SensitivityHeader):
             self._back_up()
             self._journal.create(*map(_plain, [*self._pending, measured]))
         else:
@@ -178,7 +178,7 @@ class SensitivityFile:
                 "channelwise, or use another folder."
             )
         try:
-            header = Header.model_validate(line)
+            header = SensitivityHeader.model_validate(line)
         except ValidationError as error:
             raise self._journal.damaged(number, first_problem(error)) from error
         if header.digest != self._header.digest:
