@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from channelwise.structure import Cause
 from tests.networks.registry import network
 
 TOKENS = ((2, 6, 8),)
@@ -195,7 +196,7 @@ class FusedHeadsNet(HeadsNet):
     kind = FusedHeads
 
 
-@network("attention", shapes=((2, 2, 6, 8),), kept=("head", "q", "k"), frozen=("scaled by the root of the width",))
+@network("attention", shapes=((2, 2, 6, 8),), kept=("head", "q", "k"), because={"q": (Cause.FIXED, "")})
 class WindowedAttention(nn.Module):
     """Hiera: with an axis of windows the fused function is made of products, which do not show its scale."""
 

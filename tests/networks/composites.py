@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from channelwise.structure import Cause
 from tests.networks.layers import conv_bn
 from tests.networks.registry import network
 
@@ -52,7 +53,7 @@ class EfficientChannelAttention(nn.Module):
         return self.head(x * gate.sigmoid())
 
 
-@network("composites", kept=("head", "second.0", "mix"), frozen=("convolution",))
+@network("composites", kept=("head", "second.0", "mix"), because={"second.0": (Cause.FIXED, "")})
 class ConvolutionThatDropsChannels(EfficientChannelAttention):
     """The same without padding: which channels a gate is for depends on how many there are."""
 

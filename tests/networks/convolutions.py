@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from channelwise.structure import Cause
 from tests.networks.layers import CONV, NORM, TRANSPOSED
 from tests.networks.registry import add, network
 
@@ -83,7 +84,7 @@ class LinearChain(nn.Module):
         return self.fc3(self.norm(self.fc2(F.relu(self.fc1(x.flatten(1))))))
 
 
-@network("convolutions", kept=("depthwise", "head"), frozen=("convolved with a tensor of fixed size",))
+@network("convolutions", kept=("depthwise", "head"), because={"depthwise": (Cause.FIXED, "depthwise")})
 class DepthwiseOnImages(nn.Module):
     """The colours are filtered first."""
 

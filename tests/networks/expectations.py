@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from channelwise import ChannelGraph
 from channelwise.report.inspection import frozen_outputs
+from channelwise.structure import Cause, owner
 from channelwise.testing import OracleReport, check_oracle, prunable_outputs
 from tests.networks import Network
 
@@ -42,9 +44,14 @@ def check_network(network: Network, **options: object) -> OracleReport:
     ours, theirs = report.slim.state_dict(), model.state_dict()
     for name in network.smaller:
         assert ours[name].numel() < theirs[name].numel(), f"{name} did not get smaller{table}"
-    reasons = [str(reason) for frozen in structure.frozen for reason in frozen.reasons]
-    for operation in network.frozen:
-        assert any(operation in reason for reason in reasons), f"no reason names {operation}: {sorted(set(reasons))}"
+    for layer, reason in network.because.items():
+        assert reason in why(report.graph, layer), f"{layer} stays because of {why(report.graph, layer)}"
     if network.trains:
         assert report.trained, "the network did not run a training step"
     return report
+
+
+def why(graph: ChannelGraph, layer: str) -> set[tuple[Cause, str]]:
+    """Causes for which output channels of a layer must stay, and the modules that they lie in."""
+    frozen = [f for f in graph.frozen if f.role == "output" and owner(f.tensor) == layer]
+    return {(reason.cause, reason.module) for f in frozen for reason in f.reasons}

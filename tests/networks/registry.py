@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from channelwise.structure import Cause
+
 Shape = tuple[int, ...]
 
 
@@ -19,11 +21,11 @@ class Network:
 
     ``kept``: names of convolution or linear modules of which every output channel must stay (the model's outputs
     among them). ``partly``: of these modules exactly so many output channels must be prunable. Those of all others must
-    all be. ``smaller``: parameters and buffers that must have shrunk in the slim model. ``frozen``: operations that
-    must be named among the reasons. ``counted``: modules whose groups, if any, must be masked with norms that count
-    the kept channels only; ``inexact``: those whose groups, if any, no masked model can stand for. The groups of all
-    others must be exact. ``trains``: whether the network can run a training step on these inputs. ``telling``: whether
-    outputs change with the pruning, some of what is pruned being neither read nor dead.
+    all be. ``because``: for some layers that stay the cause, and the module in which it lies. ``smaller``: parameters
+    and buffers that must have shrunk in the slim model. ``counted``: modules whose groups, if any, must be masked with
+    norms that count the kept channels only; ``inexact``: those whose groups, if any, no masked model can stand for. The
+    groups of all others must be exact. ``trains``: whether the network can run a training step on these inputs.
+    ``telling``: whether outputs always change with the pruning: what is pruned is read, and not dead.
     """
 
     name: str
@@ -35,7 +37,7 @@ class Network:
     kept: tuple[str, ...] = ("head",)
     partly: Mapping[str, int] = field(default_factory=dict)
     smaller: tuple[str, ...] = ()
-    frozen: tuple[str, ...] = ()
+    because: Mapping[str, tuple[Cause, str]] = field(default_factory=dict)
     counted: tuple[str, ...] = ()
     inexact: tuple[str, ...] = ()
     trains: bool = True

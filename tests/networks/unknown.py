@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from channelwise.structure import Cause
 from tests.networks.layers import Between, conv_bn
 from tests.networks.registry import add, network
 
@@ -36,7 +37,7 @@ class StraightThrough(Function):
         return gradient
 
 
-@network("unknown", kept=("second.0", "head"), frozen=("sorted_channels",))
+@network("unknown", kept=("second.0", "head"), because={"second.0": (Cause.NO_RULE, "")})
 class CustomOperation(nn.Module):
     """Only the convolution right before the unknown operation stays."""
 
