@@ -23,7 +23,7 @@ def excluded_groups(graph: ChannelGraph, excludes: Any, *, with_group_conv: bool
     structure = graph.structure
     excluded = match_excludes(structure, excludes, graph.model)
     if not with_group_conv:
-        grouped = set(_grouped_convolution_groups(structure)) - excluded
+        grouped = {g.name for g in structure.groups if _through_grouped_convolution(g, structure)} - excluded
         if grouped:
             log.info(
                 "%s left alone because of grouped convolutions (with_group_conv=True includes them): %s.",
@@ -38,12 +38,8 @@ def excluded_groups(graph: ChannelGraph, excludes: Any, *, with_group_conv: bool
     return excluded
 
 
-def _grouped_convolution_groups(structure: Structure) -> list[str]:
-    """Names of the channel groups that pass through grouped convolutions, depthwise ones not counted."""
-    return [group.name for group in structure.groups if _through_grouped_convolution(group, structure)]
-
-
 def _through_grouped_convolution(group: Group, structure: Structure) -> bool:
+    """Depthwise ones are not counted."""
     for slots in group.slots:
         info = structure.tensors[slots.tensor]
         if info.blocks == 1:

@@ -172,6 +172,22 @@ def test_images_are_read_once_for_several_ratios(runner: Runner) -> None:
     assert loader.read == 1
 
 
+def test_search_that_was_refused_is_not_what_the_model_is_repaired_with(runner: Runner) -> None:
+    one = runner()
+    search(one)
+    expected = one.prune()(IMAGES)
+    with pytest.raises(InvalidArgumentError, match="yields nothing"):
+        search(one, 7, loader=[])
+    torch.testing.assert_close(one.prune()(IMAGES), expected)
+
+
+def test_model_is_repaired_with_what_the_latest_search_was_given(runner: Runner) -> None:
+    one = runner()
+    search(one, compensate=False)
+    search(one, compensate=False, loader=LOADER[:1])
+    torch.testing.assert_close(one.prune()(IMAGES), runner().prune(loader=LOADER[:1])(IMAGES))
+
+
 def test_only_so_many_batches_are_read(runner: Runner) -> None:
     taken = []
 

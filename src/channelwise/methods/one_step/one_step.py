@@ -144,9 +144,9 @@ class OneStep:
     ) -> nn.Module:
         """A pruned and repaired copy of the model, and a table of MACs and parameters.
 
-        Where the candidates' weights were re-fitted, its weights are so layer by layer
-        (`channelwise.recovery.compensate`), which is better and takes longer. Where ``channel_divisible`` is neither
-        the default nor fits the search, the nearest candidate whose widths are such multiples is taken, unscored.
+        Where the search re-fitted weights, they are re-fitted layer by layer now (`channelwise.recovery.compensate`),
+        which is better and takes longer. ``channel_divisible`` takes the nearest candidate whose widths are such
+        multiples, unscored, unless it is the default or fits the search.
 
         Args:
             target: Of the searches on file, the latest with this target; by default the latest of all.

@@ -43,20 +43,22 @@ def priors(
         }
         return global_counts(structure, values, share, cost, widths, comparable(bound), dead=chooser.dead)
 
-    ways: dict[str, Callable[[], Counts]] = {}
+    proposals: dict[str, Callable[[], Counts]] = {}
     if images is not None:
         # The outputs alone: what follows the inputs in a batch may be anything.
         fisher = Fisher(RandomProjection(), images.batches, forward_fn=images.forward_fn, quiet=quiet)
-        ways["Fisher information"] = lambda: by(fisher)
+        proposals["Fisher information"] = lambda: by(fisher)
     if sensitivity is not None:
         profile = severity_profile(loss_curves(structure, sensitivity))
-        ways["the sensitivity analysis"] = lambda: solve_budget(structure, share, cost, profile=profile, widths=widths)
-    ways["the ranking"] = lambda: by(chooser.criterion)
-    ways["equal sparsities"] = lambda: solve_budget(structure, share, cost, widths=widths)
+        proposals["the sensitivity analysis"] = lambda: solve_budget(
+            structure, share, cost, profile=profile, widths=widths
+        )
+    proposals["the ranking"] = lambda: by(chooser.criterion)
+    proposals["equal sparsities"] = lambda: solve_budget(structure, share, cost, widths=widths)
     found = []
-    for name, way in ways.items():
+    for name, propose in proposals.items():
         try:
-            found.append(way())
+            found.append(propose())
         except ChannelwiseError as error:
             # A search can do without; what is wrong with the target itself, the space has said before.
             log.info("The search starts without the candidate from %s: %s", name, error)

@@ -121,7 +121,11 @@ class OneStepPruningRunner:
             if not torch.cuda.device_count():
                 _say_once(f"No CUDA device is used (gpus={gpus!r}): candidates are evaluated on the CPU.")
         self._searched.append((target, method))
-        method.search(target, evaluation, options=options, where=where, forced=forced)
+        try:
+            method.search(target, evaluation, options=options, where=where, forced=forced)
+        except InvalidArgumentError:
+            self._searched.pop()  # what was wrong is no help to prune
+            raise
 
     def prune(
         self,
@@ -155,10 +159,11 @@ class OneStepPruningRunner:
         channels = Channels(channel_divisible=channel_divisible, ranking=self._ranking)
         repair = Repair(self._read(loader, batches, forward_fn), calibration_fn, calib_args)
         key = self.results(removal_ratio, params_ratio).key
-        for target, method in self._searched:
+        for target, method in reversed(self._searched):
             if target.shares == key.targets and method.conditions().items() <= key.options.items():
                 channels = replace(channels, ranking=method.channels.ranking)
                 repair = repair if repair.calibrates != "no" else method.repair
+                break
         method = self._method(replace(repair, compensate=compensate), channels)
         return method.prune(Target(**key.targets), index=index, mode=mode, pruning_info_path=pruning_info_path)
 
