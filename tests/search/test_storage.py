@@ -1,26 +1,23 @@
-"""Where searches are kept: files that are not ours, damaged or held, and databases that several processes share."""
+"""Where searches are kept: files that are not ours, damaged, held, deleted or not to be written."""
 
 from __future__ import annotations
 
 import json
-import logging
-import multiprocessing
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 import sqlalchemy
 from optuna.storages import RDBStorage
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
-from channelwise.io.process import Process, this_process
-from channelwise.search import Candidate, latest, open_study, read_searches
+from channelwise.search import latest, open_study, read_searches, sqlite
 from channelwise.search import storage as storage_module
 from tests.search.searches import climb, space
 
@@ -69,6 +66,18 @@ def test_optuna_sees_kept_shares_as_parameters(path: Path) -> None:
         full = space().structure.full()
         assert trial.params == pytest.approx({group: n / full[group] for group, n in counts.items()})
     assert study.best_value == results.best.score
+
+
+def test_where_the_table_of_parameters_is_another_optuna_fills_it(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_module, "_has_parameters", lambda _: False)
+    other = tmp_path / "other.search"
+    with open_study(space(), "Net", storage=other, budget=4) as study:
+        climb(study)
+    one, two = (optuna.load_study(study_name=None, storage=f"sqlite:///{p}") for p in (path, other))
+    assert [t.params for t in one.trials] == [t.params for t in two.trials]
+    assert [t.distributions for t in one.trials] == [t.distributions for t in two.trials]
 
 
 def test_the_search_of_another_network_is_refused_and_left_alone(path: Path) -> None:
@@ -194,6 +203,48 @@ def test_a_write_that_fails_is_told_and_loses_nothing(path: Path, monkeypatch: p
     assert len(read_searches(path, space().structure)[0].complete) == 4
 
 
+def test_a_file_that_is_deleted_during_a_search_is_missed(path: Path) -> None:
+    with open_study(space(), "Net", storage=path, budget=8) as study:
+        candidate = study.ask()
+        assert candidate is not None
+        shutil.rmtree(path.parent)
+        with pytest.raises(ResultsFileError, match=r"Net\.search was deleted or replaced while"):
+            study.tell(candidate.number, 1.0)
+
+
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if nothing could be written beside any file."""
+    monkeypatch.setattr(sqlite, "in_read_only_folder", lambda path: True)
+
+
+def test_a_finished_search_in_a_read_only_folder_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [(entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(path.parent)]
+    read_only(monkeypatch)
+    assert len(read_searches(path, space().structure)[0].complete) == 4
+    with open_study(space(), "Net", storage=path, budget=4) as study:
+        assert study.ask() is None
+    with (
+        open_study(space(), "Net", storage=path, budget=5) as study,
+        pytest.raises(ResultsFileError, match=r"Cannot use .*Net\.search: attempt to write a readonly database"),
+    ):
+        study.ask()
+    assert [(entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(path.parent)] == before
+
+
+def test_in_a_read_only_folder_what_a_kill_left_in_the_log_is_read(
+    path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path_factory.mktemp("left")
+    with open_study(space(), "Net", storage=path, budget=6) as study:
+        climb(study)
+        for name in os.listdir(path.parent):
+            if not name.endswith(".lock"):
+                shutil.copy(path.parent / name, left)
+    assert (left / "Net.search-wal").stat().st_size
+    read_only(monkeypatch)
+    assert len(read_searches(left / path.name, space().structure)[0].complete) == 6
+
+
 def test_the_latest_search_for_a_target_is_found(path: Path) -> None:
     for share, options in ((0.7, "a"), (0.5, "b"), (0.7, "c")):
         of = space(targets={"macs": share})
@@ -216,7 +267,7 @@ def test_a_database_out_of_reach_is_told_without_the_password(monkeypatch: pytes
     def refuse(*_: Any, **__: Any) -> None:
         raise sqlalchemy.exc.OperationalError("", {}, ConnectionRefusedError(111, "Connection refused"))
 
-    monkeypatch.setattr(storage_module, "_Database", refuse)
+    monkeypatch.setattr(storage_module, "RDBStorage", refuse)
     with pytest.raises(ResultsFileError, match=r"Cannot reach sqlite://me:\*\*\*@host: .*Connection refused") as caught:
         begin("sqlite://me:secret@host")
     assert "secret" not in str(caught.value)
@@ -234,110 +285,3 @@ def test_a_url_of_sqlite_is_a_file_that_may_hold_other_studies(path: Path) -> No
     assert begin(url) == 4
     assert begin(url, forced=True) == 0
     assert "somebody's" in optuna.get_all_study_names(url)
-
-
-def shared(path: Path) -> RDBStorage:
-    """A database that other processes may use: the file is not held."""
-    return RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
-
-
-def test_several_drivers_share_a_search_without_doing_anything_twice(tmp_path: Path) -> None:
-    storage = shared(tmp_path / "all.db")
-    settings: dict[str, Any] = {"storage": storage, "budget": 14, "priors": [np.full(6, 0.5)]}
-    with open_study(space(), "Net", **settings) as one, open_study(space(), "Net", **settings) as two:
-        asked: list[Candidate] = []
-        for study in [one, two] * 7:
-            candidate = study.ask()
-            assert candidate is not None
-            asked.append(candidate)
-            if len(asked) % 3:
-                study.tell(candidate.number, float(len(asked)))
-        assert one.ask() is None
-        assert two.ask() is None
-    assert len({tuple(c.counts.values()) for c in asked}) == 14
-    assert len({c.number for c in asked}) == 14
-
-
-def test_a_driver_that_was_slower_withdraws_the_same_candidate(tmp_path: Path) -> None:
-    storage = shared(tmp_path / "all.db")
-    with (
-        open_study(space(), "Net", storage=storage, budget=6) as one,
-        open_study(space(), "Net", storage=storage, budget=6) as two,
-    ):
-        first = one.ask()
-        assert first is not None
-        read = two._read
-        # Between looking and adding, the other driver has added the same candidate.
-        two._read = lambda: None  # type: ignore[method-assign]
-        add = two._add
-
-        def late(*arguments: Any) -> Any:
-            two._read = read  # type: ignore[method-assign]
-            return add(*arguments)
-
-        two._add = late  # type: ignore[method-assign]
-        second = two.ask()
-        assert second is not None
-        assert second.counts != first.counts
-        assert len(two.results.trials) == 2
-
-
-def owned_by(storage: RDBStorage, owner: Process) -> None:
-    (study,) = storage.get_all_studies()
-    for trial in storage.get_all_trials(study._study_id):
-        if not trial.state.is_finished():
-            storage.set_trial_user_attr(trial._trial_id, "owner", owner.model_dump())
-
-
-def ended_process() -> Process:
-    process = multiprocessing.get_context("fork").Process(target=int)
-    process.start()
-    pid = process.pid
-    process.join()
-    assert pid is not None
-    return this_process().model_copy(update={"pid": pid})
-
-
-@pytest.mark.parametrize("ended", [True, False])
-def test_only_what_an_ended_process_has_begun_is_taken_over(
-    tmp_path: Path, ended: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    storage = shared(tmp_path / "all.db")
-    with open_study(space(), "Net", storage=storage, budget=5) as study:
-        begun = study.ask()
-        study._mine.clear()  # it is not released, as when the process is killed
-    assert begun is not None
-    elsewhere = Process(pid=1, host="another-machine", started="1")
-    owned_by(storage, ended_process() if ended else elsewhere)
-    with caplog.at_level(logging.INFO), open_study(space(), "Net", storage=storage, budget=5) as study:
-        asked = climb(study)
-    assert (begun.counts in [c.counts for c in asked]) == ended
-    assert len(asked) == (5 if ended else 4)
-    assert ("another-machine" in caplog.text) != ended
-
-
-def test_what_a_driver_leaves_is_free_for_others(tmp_path: Path) -> None:
-    storage = shared(tmp_path / "all.db")
-    with open_study(space(), "Net", storage=storage, budget=5) as study:
-        begun = study.ask()
-    assert begun is not None
-    with open_study(space(), "Net", storage=storage, budget=5) as study:
-        asked = climb(study)
-    assert [c.counts for c in asked].count(begun.counts) == 1
-    assert len(study.results.complete) == 5
-
-
-def test_a_candidate_that_was_taken_over_is_dropped_by_its_former_driver(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    storage = shared(tmp_path / "all.db")
-    with open_study(space(), "Net", storage=storage, budget=5) as slow:
-        begun = slow.ask()
-        assert begun is not None
-        owned_by(storage, ended_process())
-        with open_study(space(), "Net", storage=storage, budget=5) as study:
-            climb(study)
-        slow.tell(begun.number, 9.0)
-        assert slow.ask() is None
-    assert "taken over" in caplog.text
-    assert len(study.results.complete) == 5

@@ -48,8 +48,8 @@ class WorkerPool(Crew[_Process]):
     New processes, not forked ones: CUDA and OpenMP do not survive a fork.
 
     Why not loky, which was tried: its workers outlive a killed parent, its executor knows that a worker died but not
-    which task it had, and where psutil is installed it replaces workers whose memory grows by 300 MB, as it does once a
-    model is on a GPU or a data set has been read.
+    which task it had, and with psutil it replaces workers whose memory grows by 300 MB, as it does once a model is on a
+    GPU or a data set has been read.
     """
 
     def __init__(self, job: Job, devices: Sequence[torch.device]) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from channelwise.errors import EvaluationError
+from channelwise.errors import EvaluationError, ResultsFileError
 from channelwise.execution import Executor, Result, Task
 from channelwise.methods.arguments import plural
 from channelwise.progress import progress
@@ -72,12 +72,17 @@ class SearchRun:
             with progress(
                 f"Searching {self._study.key.model}", self._budget, done=self._budget - missing, quiet=self._quiet
             ) as advance:
-                for result in executor.run(self._tasks()):
-                    self._tell(result)
-                    advance(self._status())
-            self._record_failures()
+                more = True
+                while more:
+                    for result in executor.run(self._tasks()):
+                        self._tell(result)
+                        advance(self._status())
+                    self._record_failures()
+                    more = self._study.left_by_others()
         except KeyboardInterrupt:
             log.warning("Interrupted. %s", self._so_far())
+            raise
+        except ResultsFileError:  # it says what is kept
             raise
         except Exception:
             log.warning("%s", self._so_far())

@@ -20,7 +20,8 @@ from channelwise.search.records import ATTRIBUTE, Header, read_header, study_nam
 from channelwise.search.results import Direction, Key
 from channelwise.search.sampler import quiet_optuna
 from channelwise.search.space import Space
-from channelwise.search.storage import Storage, back_up, opened
+from channelwise.search.sqlite import back_up
+from channelwise.search.storage import Storage, opened
 from channelwise.search.stored import check_network
 from channelwise.search.study import Describe, Prior, SearchStudy
 from channelwise.select.widths import check_count

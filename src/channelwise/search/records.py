@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import optuna
-from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
-from channelwise.errors import ResultsFileError
 from channelwise.io.process import Process
 from channelwise.io.record import Record, first_problem
+from channelwise.search.failures import UnusableFileError
 from channelwise.search.results import Direction, Key, State, Trial
 
 VERSION = 1
@@ -26,10 +25,6 @@ _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
     TrialState.FAIL: "failed",
 }
-
-
-class UnusableFileError(ResultsFileError):
-    """A file that cannot be gone on with, whatever is repeated: forced=True sets it aside and begins anew."""
 
 
 class Header(Record):
@@ -94,14 +89,12 @@ def read_header(study: str, attributes: Mapping[str, Any], where: str) -> Header
         raise _damaged(where, f"study {study!r}: {first_problem(error)}") from error
 
 
-def new_trial(trial: Trial, free: Iterable[str], sizes: Mapping[str, int], owner: Process | None) -> FrozenTrial:
-    """A running trial; its parameters are the kept shares of the groups with a choice, for people to look at."""
+def new_trial(trial: Trial, owner: Process | None) -> FrozenTrial:
+    """A running trial."""
     candidate = _Candidate(counts=dict(trial.counts), shares=dict(trial.shares), notes=dict(trial.notes))
     attributes = _Attributes(candidate=candidate, owner=owner)
     return optuna.trial.create_trial(
         state=TrialState.RUNNING,
-        params={name: trial.counts[name] / sizes[name] for name in free},
-        distributions=dict.fromkeys(free, FloatDistribution(0.0, 1.0)),
         user_attrs=attributes.model_dump(mode="json", exclude_none=True),
     )
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from channelwise.errors import ResultsFileError
-from channelwise.search.records import UnusableFileError, read_header, read_trial
+from channelwise.search.failures import UnusableFileError
+from channelwise.search.records import read_header, read_trial
 from channelwise.search.results import Key, SearchResults
 from channelwise.search.storage import Storage, opened
 from channelwise.structure import Structure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,9 +15,11 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.io.process import this_process
+from channelwise.io.process import Process, this_process
+from channelwise.search.proposal import new_counts
 from channelwise.search.records import new_trial, read_trial
 from channelwise.search.results import Key, SearchResults, State, Trial
+from channelwise.search.signs import BEAT_SECONDS, Signs
 from channelwise.search.space import Space
 from channelwise.search.storage import Storage
 from channelwise.search.strategy import Known, Request, Strategy
@@ -26,9 +29,6 @@ log = logging.getLogger(__name__)
 
 Prior = np.ndarray | Sequence[float] | Mapping[str, int]
 Describe = Callable[[Mapping[str, int]], Mapping[str, Any]]
-
-# How often a strategy may answer with a candidate that is known already.
-ATTEMPTS = 32
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ class SearchStudy:
         self._ids: dict[int, int] = {}
         self._mine: set[int] = set()
         self._read()
+        self._signs = Signs(storage, study_id)
         self._again: deque[Trial] = deque(self._orphans())
+        self._mention_others(logging.INFO)
 
     @property
     def results(self) -> SearchResults:
@@ -85,22 +87,24 @@ class SearchStudy:
         self._priors = _different([*self._priors, *map(self.space.candidate, priors)])
 
     def ask(self) -> Candidate | None:
-        """The next candidate; those that an ended process left unfinished come first.
+        """The next candidate; those that nobody works on any more come first.
 
         None when the search has ``budget`` candidates, or when no other meets the targets (``exhausted`` is then set).
         """
-        while self._again:
-            trial = self._again.popleft()
-            taken = self._taken_over(trial) if self._storage.shared else trial
-            if taken is not None:
-                self._mine.add(taken.number)
-                return Candidate(taken.number, taken.counts, taken.notes)
         while True:
             if self._storage.shared:
                 self._read()
+                self._again = deque(self._orphans())
+            while self._again:
+                trial = self._again.popleft()
+                taken = self._taken_over(trial) if self._storage.shared else trial
+                if taken is not None:
+                    self._mine.add(taken.number)
+                    return Candidate(taken.number, taken.counts, taken.notes)
             if len(self._trials) >= self._budget:
                 return None
-            counts = self._next_counts()
+            known = {tuple(trial.counts[name] for name in self.space.names) for trial in self._trials.values()}
+            counts = new_counts(self._strategy, self._request, self._priors, known)
             if counts is None:
                 self.exhausted = True
                 log.warning(
@@ -151,36 +155,33 @@ class SearchStudy:
         score = None if score is None else float(score)
         self._keep(replace(trial, state=state, score=score, seconds=seconds, error=error))
 
+    def left_by_others(self) -> bool:
+        """Whether there are candidates to ask for that other processes had begun.
+
+        Waits until every other process has told its candidates or shown a sign of life, or has been silent for so long
+        that it is taken for dead (`signs.SILENT_SECONDS`).
+        """
+        if not self._storage.shared:
+            return False
+        began = time.monotonic()
+        while True:
+            self._read()
+            if self._orphans():
+                return True
+            if all(self._signs.shown_since(process, began) for process in self._living()):
+                self._mention_others(logging.WARNING)
+                return False
+            time.sleep(min(1.0, BEAT_SECONDS / 4))
+
     def release(self) -> None:
         """Let others evaluate what this process has begun and not told."""
+        self._signs.end()
         for number in sorted(self._mine):
             if self._storage.shared:
                 # Whatever another process has taken over is no longer ours to release.
                 with self._storage.errors(), suppress(UpdateFinishedTrialError):
                     self._storage.optuna.set_trial_user_attr(self._trial_id(number), "owner", None)
         self._mine.clear()
-
-    def _next_counts(self) -> np.ndarray | None:
-        known = {tuple(trial.counts[name] for name in self.space.names) for trial in self._trials.values()}
-        if self._strategy.guided:
-            for prior in self._priors:
-                if tuple(prior.tolist()) not in known:
-                    return prior
-        for attempt in range(ATTEMPTS):
-            counts = self._proposed(self._request(attempt))
-            if tuple(counts.tolist()) not in known:
-                return counts
-        request = self._request(ATTEMPTS)
-        rng = request.rng()
-        listed = self.space.listed()
-        if listed is not None:
-            left = [counts for counts in listed if tuple(counts.tolist()) not in known]
-            return left[rng.integers(len(left))] if left else None
-        for _ in range(ATTEMPTS):
-            counts = self.space.project(rng.random(self.space.dims))
-            if tuple(counts.tolist()) not in known:
-                return counts
-        return None
 
     def _request(self, attempt: int) -> Request:
         known = [self._known[number] for number in sorted(self._known)]
@@ -195,14 +196,6 @@ class SearchStudy:
             attempt=attempt,
             budget=self._budget,
         )
-
-    def _proposed(self, request: Request) -> np.ndarray:
-        vector = np.asarray(self._strategy(request), float)
-        if vector.shape != (self.space.dims,) or not np.isfinite(vector).all():
-            raise InvalidArgumentError(
-                f"The strategy {self._strategy.name!r} must return {self.space.dims} finite numbers, not {vector!r}."
-            )
-        return self.space.project(vector)
 
     def _add(self, counts: np.ndarray, notes: Mapping[str, Any]) -> Trial | None:
         """Record a candidate as running; None if other processes were faster with the same one, or with the last."""
@@ -220,8 +213,11 @@ class SearchStudy:
         """Store a new running trial, in one transaction."""
         owner = this_process() if self._storage.shared else None
         storage = self._storage.optuna
+        if owner is not None:
+            self._signs.show()
         with self._storage.errors():
-            trial_id = storage.create_new_trial(self._id, new_trial(trial, self.space.free, self._sizes, owner))
+            shares = {name: trial.counts[name] / self._sizes[name] for name in self.space.free}
+            trial_id = self._storage.add_trial(self._id, new_trial(trial, owner), shares)
             # Of a storage that nobody else writes to, the next number is known, and asking costs milliseconds.
             shared = self._storage.shared
             number = storage.get_trial_number_from_id(trial_id) if shared else self._last + 1
@@ -244,19 +240,37 @@ class SearchStudy:
         return True
 
     def _taken_over(self, trial: Trial) -> Trial | None:
-        """A new trial in the place of one whose process has ended; None if somebody else was faster."""
-        return self._create(replace(trial, owner=None)) if self._withdraw(trial) else None
+        """A new trial in the place of one that nobody works on; None if somebody else was faster."""
+        if not self._withdraw(trial):
+            return None
+        if trial.owner is not None:
+            log.warning("Candidate %d is evaluated again: %s no longer works on it.", trial.number, trial.owner)
+        return self._create(replace(trial, owner=None))
+
+    def _running(self) -> list[Trial]:
+        """Unfinished trials that are not of this study object."""
+        return [t for _, t in sorted(self._trials.items()) if t.state == "running" and t.number not in self._mine]
 
     def _orphans(self) -> list[Trial]:
         """Unfinished trials on which nobody works. A file that is held has no other process at work."""
-        running = [trial for _, trial in sorted(self._trials.items()) if trial.state == "running"]
         if not self._storage.shared:
+            return self._running()
+        living = self._living()
+        return [trial for trial in self._running() if trial.owner not in living]
+
+    def _living(self) -> Counter[Process]:
+        """How many candidates each of the other processes is evaluating, as far as is known."""
+        running = Counter(trial.owner for trial in self._running() if trial.owner is not None)
+        if not running:
             return running
-        alone = [trial for trial in running if trial.owner is None or this_process().knows_ended(trial.owner)]
-        others = Counter(f"{t.owner.host}, process {t.owner.pid}" for t in running if t.owner and t not in alone)
-        for process, number in others.items():
-            log.info("%d candidates are being evaluated on %s.", number, process)
-        return alone
+        self._signs.look()
+        me = this_process()
+        dead = [process for process in running if me.knows_ended(process) or self._signs.silent(process)]
+        return Counter({process: number for process, number in running.items() if process not in dead})
+
+    def _mention_others(self, level: int) -> None:
+        for process, number in self._living().items():
+            log.log(level, "Candidates that others evaluate: %d by %s.", number, process)
 
     def _read(self) -> None:
         """Learn what is in the storage."""

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from optuna.storages import RDBStorage
 from torch import nn
 
 from channelwise.errors import EvaluationError
+from channelwise.io.process import Process
 from channelwise.methods import IterativePruningRunner, OneStepPruningRunner
 from channelwise.methods.one_step import runner as one_step
 from channelwise.methods.search_loop import FAILURES
-from channelwise.search import Trial, get
+from channelwise.search import Trial, get, signs, study
 from tests.methods.searched import IMAGES, INPUTS, LOADER, Logged, nearness, score_of, wide, widths
 
 Runner = Callable[..., OneStepPruningRunner]
@@ -290,3 +292,22 @@ def test_gpus_without_a_gpu_mean_the_cpu_and_that_is_said_once(
     searched(runner(), logged, 3, gpus=["0"])
     assert len(logged.calls()) == 3
     assert sum("evaluated on the CPU" in record.message for record in caplog.records) == 1
+
+
+def test_what_a_vanished_machine_has_begun_is_evaluated_in_the_same_call(
+    runner: Runner, logged: Logged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = RDBStorage(f"sqlite:///{tmp_path}/all.db")
+
+    def vanishes(model: nn.Module) -> float:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        elsewhere = Process(pid=1, host="another-machine", started="another-boot/pid:[1]/1")
+        patch.setattr(study, "this_process", lambda: elsewhere)
+        patch.setattr(study.SearchStudy, "release", lambda self: self._signs.end())
+        with pytest.raises(SystemExit):
+            searched(runner(storage=storage), vanishes, 4, strategy="random")
+    monkeypatch.setattr(signs, "SILENT_SECONDS", 1.0)
+    trials = searched(runner(storage=storage), logged, 4, strategy="random")
+    assert len(trials) == len(set(logged.calls())) == 4

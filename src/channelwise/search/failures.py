@@ -1,0 +1,51 @@
+"""What goes wrong with the storage of a search, in words that name it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from channelwise.errors import ResultsFileError
+
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, sqlite3.Error, OSError)
+
+
+class UnusableFileError(ResultsFileError):
+    """A file that no repetition makes usable: forced=True sets it aside and begins anew."""
+
+
+@contextmanager
+def storage_errors(where: str, path: Path | None = None) -> Iterator[None]:
+    """Turn errors of Optuna, the database and its driver into a ResultsFileError. ``path``: the file, if it is one."""
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        cause = _root(error)
+        if isinstance(cause, sqlite3.DatabaseError) and not isinstance(cause, sqlite3.OperationalError):
+            raise damaged(path or where, str(cause)) from error
+        verb = "Cannot use" if path is not None else "Cannot reach"
+        raise ResultsFileError(
+            f"{verb} {where}: {cause}. What is finished is kept; the search goes on from there when it is called again."
+        ) from error
+
+
+def damaged(path: object, why: str) -> UnusableFileError:
+    """The error for a file that cannot be read."""
+    return UnusableFileError(
+        f"{path} is damaged or not a file of searches ({why}). Restore it, or begin anew with forced=True (the file is "
+        "then kept as .bak)."
+    )
+
+
+def _root(error: BaseException) -> BaseException:
+    """What the database driver said, below what others made of it."""
+    while True:
+        below = getattr(error, "orig", None) or error.__cause__
+        if below is None:
+            return error
+        error = below
