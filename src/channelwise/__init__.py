@@ -22,7 +22,7 @@ _HOME = {
     "Evaluation": "channelwise.evaluate",
     "Images": "channelwise.evaluate",
     "Repair": "channelwise.evaluate",
-    "Where": "channelwise.evaluate",
+    "Where": "channelwise.execution.where",
     "IterativePruningRunner": "channelwise.methods",
     "OneStepPruningRunner": "channelwise.methods",
     "OFAPruner": "channelwise.methods",
@@ -60,7 +60,8 @@ __all__ = [
 if TYPE_CHECKING:
     from channelwise import ranking, recovery, search
     from channelwise.api import ChannelGraph, trace
-    from channelwise.evaluate import Evaluation, Images, Repair, Where
+    from channelwise.evaluate import Evaluation, Images, Repair
+    from channelwise.execution.where import Where
     from channelwise.methods import (
         Channels,
         Iterative,

@@ -42,7 +42,7 @@ class Job(Protocol):
 class Executor(Protocol):
     """Runs a job over tasks. Results come as they finish, in any order; closing ends every process it started.
 
-    `channelwise.execution.choice.make_executor` makes one.
+    `channelwise.execution.where.Place.start` makes one.
     """
 
     @property

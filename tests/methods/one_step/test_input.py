@@ -19,7 +19,7 @@ from channelwise.errors import (
     ResultsFileError,
     UnreachableTargetError,
 )
-from channelwise.execution import choice
+from channelwise.execution import where
 from channelwise.io.lock import locked
 from channelwise.methods import OneStepPruningRunner
 from tests.methods.searched import INPUTS, LOADER, Logged, Wide, wide
@@ -164,7 +164,7 @@ def test_storage_that_cannot_be_written_is_named(logged: Logged, tmp_path: Path)
 
 
 def test_ray_that_is_not_installed_is_named(runner: Runner, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(where.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]
     with pytest.raises(InvalidArgumentError, match=r"pip install 'channelwise\[ray\]'"):
         runner().search(eval_fn=logged, num_subnet=2, executor="ray")
 

@@ -15,8 +15,9 @@ from channelwise.errors import NothingToPruneError, ResultsFileError
 from channelwise.evaluate.candidate import Chooser
 from channelwise.evaluate.evaluation import Evaluation
 from channelwise.evaluate.job import CandidateJob
-from channelwise.evaluate.where import Where
 from channelwise.execution import Executor
+from channelwise.execution.where import Where
+from channelwise.inputs.check import model_device
 from channelwise.methods.arguments import (
     check_graph,
     check_mode,
@@ -84,7 +85,7 @@ class Iterative:
             InvalidArgumentError: there is no such device or executor.
             NothingToPruneError: no group is left.
         """
-        place = where.place(self.graph.model)
+        place = where.place(model_device(self.graph.model))
         channels, structure = self.channels, self.graph.structure
         excluded = excluded_groups(self.graph, channels.excludes, with_group_conv=channels.with_group_conv)
 

@@ -11,7 +11,7 @@ from torch import nn
 from channelwise.api import trace
 from channelwise.errors import InvalidArgumentError
 from channelwise.evaluate.evaluation import EvalFn, Evaluation
-from channelwise.evaluate.where import Where
+from channelwise.execution.where import Where
 from channelwise.methods.arguments import check_one_of, check_path
 from channelwise.methods.iterative.iterative import Iterative
 from channelwise.methods.options import DIVISOR, Channels

@@ -16,7 +16,7 @@ from channelwise.evaluate.images import images_of
 from channelwise.evaluate.job import EvaluationJob
 from channelwise.evaluate.repair import Repair, Repairer, has_batch_norm
 from channelwise.execution import Executor
-from channelwise.execution.choice import choose_place
+from channelwise.execution.where import Where
 from channelwise.inputs.batches import ForwardFn
 from channelwise.inputs.check import model_device
 from channelwise.methods.ofa.evolution import FrontEvolution
@@ -143,8 +143,7 @@ def search_subnets(
     chosen = get_strategy(chosen)
     images = images_of(evaluation.loader, evaluation.batches, evaluation.forward_fn)
     repair = Repair(images, evaluation.calibration_fn, evaluation.calib_args)
-    device = model_device(model)
-    place = choose_place(device=device, gpus=evaluation.gpus, workers=evaluation.workers, executor=evaluation.executor)
+    place = Where(evaluation.gpus, evaluation.workers, evaluation.executor).place(model_device(model))
     options = {
         "metric": evaluation.metric,
         "calibrated": repair.calibrates,

@@ -17,8 +17,9 @@ from channelwise.evaluate.candidate import pack
 from channelwise.evaluate.evaluation import Evaluation
 from channelwise.evaluate.job import CandidateJob
 from channelwise.evaluate.repair import Repair, has_batch_norm
-from channelwise.evaluate.where import Where
 from channelwise.execution import Executor
+from channelwise.execution.where import Where
+from channelwise.inputs.check import model_device
 from channelwise.methods.arguments import check_graph, check_mode, check_path
 from channelwise.methods.excluded_groups import excluded_groups
 from channelwise.methods.info_file import write_info
@@ -105,7 +106,7 @@ class OneStep:
         """
         graph, channels, repair = self.graph, self.channels, self.repair
         guided = get_strategy(options.strategy).guided
-        place = where.place(graph.model)
+        place = where.place(model_device(graph.model))
         excluded = excluded_groups(graph, channels.excludes, with_group_conv=channels.with_group_conv)
         refit = repair.refits
         chooser = ranked(graph, channels.ranking, repair, refit=refit)

@@ -18,7 +18,7 @@ from channelwise.evaluate.arguments import check_args
 from channelwise.evaluate.evaluation import EvalFn, Evaluation
 from channelwise.evaluate.images import Images, images_of
 from channelwise.evaluate.repair import Repair
-from channelwise.evaluate.where import Where
+from channelwise.execution.where import Where
 from channelwise.inputs.batches import ForwardFn
 from channelwise.inputs.check import model_device
 from channelwise.methods.arguments import check_path

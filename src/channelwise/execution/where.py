@@ -1,4 +1,4 @@
-"""Which executor a call gets: in this process, local worker processes, or a Ray cluster."""
+"""Where evaluations run: in this process, in local worker processes, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -48,50 +48,40 @@ class Place:
         return WorkerPool(job, [self.devices[i % len(self.devices)] for i in range(count)])
 
 
-def choose_place(
-    *,
-    device: torch.device,
-    gpus: object = None,
-    workers: int | None = None,
-    executor: str | None = None,
-) -> Place:
-    """Where to run evaluations of a model that is on ``device``.
+@dataclass(frozen=True)
+class Where:
+    """Where evaluations run; by default in this process, where the model is or on the current CUDA device.
 
     Args:
-        device: Where the user's model is.
-        gpus: Indices of this machine's CUDA devices. On a Ray cluster, which places workers itself, several indices
-            only say how many workers there are.
-        workers: Number of processes; by default one per entry of ``gpus``, one without, on Ray one per GPU or CPU.
-        executor: None for this process, or local worker processes if there are several. "local" for worker processes
-            even if it is one. "ray", or the address of a Ray cluster: see `channelwise.execution.ray.RayCluster`.
-
-    Raises:
-        InvalidArgumentError: an argument is wrong, or Ray is not installed.
+        gpus: Indices of the CUDA devices to evaluate on, in parallel if there are several. Without CUDA evaluations
+            run where the model is. On a Ray cluster, which places workers itself, several indices only say how many
+            workers there are.
+        workers: Number of processes; by default one per entry of ``gpus``, none without, on Ray one per GPU or CPU.
+        executor: "ray" evaluates on a Ray cluster (the one that ``RAY_ADDRESS`` or `ray start` on this machine names,
+            or a local one started for the purpose), "ray://host:port" or "host:port" on that one. "local": worker
+            processes even if it is one. None: here, or in worker processes if there are several.
     """
-    executor = _check_executor(executor)
-    workers = check_workers(workers)
-    if executor not in (None, "local"):
-        indices = [] if gpus is None else device_indices(gpus)
-        return Place(executor, workers or (len(indices) if len(indices) > 1 else None), device, [])
-    devices = choose_devices(gpus, device)
-    if workers is None:
-        workers = len(devices) if gpus is not None else 1
-    elif gpus is None:
-        devices = [device]
-    return Place(executor, workers, device, devices)
 
+    gpus: Sequence[int | str] | None = None
+    workers: int | None = None
+    executor: str | None = None
 
-def make_executor(
-    job: Job,
-    *,
-    device: torch.device,
-    gpus: object = None,
-    workers: int | None = None,
-    executor: str | None = None,
-    most: int | None = None,
-) -> Executor:
-    """`choose_place` and `Place.start` in one."""
-    return choose_place(device=device, gpus=gpus, workers=workers, executor=executor).start(job, most)
+    def place(self, device: torch.device) -> Place:
+        """The place for evaluations of a model that is on ``device``.
+
+        Raises:
+            InvalidArgumentError: an argument is wrong, there is no such device, or Ray is not installed.
+        """
+        executor, workers = _check_executor(self.executor), check_workers(self.workers)
+        if executor not in (None, "local"):
+            indices = [] if self.gpus is None else device_indices(self.gpus)
+            return Place(executor, workers or (len(indices) if len(indices) > 1 else None), device, [])
+        devices = choose_devices(self.gpus, device)
+        if workers is None:
+            workers = len(devices) if self.gpus is not None else 1
+        elif self.gpus is None:
+            devices = [device]
+        return Place(executor, workers, device, devices)
 
 
 def _check_executor(executor: object) -> str | None:
