@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 import channelwise as cw
-from channelwise.errors import EvaluationError, InvalidArgumentError
-from channelwise.evaluate import Images, Repair
-from channelwise.evaluate.images import SAMPLES, images_of
+from channelwise.errors import EvaluationError
+from channelwise.evaluate import Repair
 from channelwise.evaluate.repair import Repairer
 from channelwise.methods.one_step.pruned_model import repaired_slim
 from channelwise.recovery import recalibrate
@@ -67,32 +66,6 @@ def test_images_that_other_processes_do_not_need_are_not_sent() -> None:
     assert len(pickle.dumps(repair.repairer())) < IMAGES[0].nbytes
 
 
-def test_by_default_as_many_batches_are_read_as_hold_the_number_of_samples() -> None:
-    batches = [torch.zeros(300, 1)] * 10
-    assert sum(map(len, Images(batches).batches)) == 1200 >= SAMPLES
-    assert len(Images(batches, 7).batches) == 7
-    assert len(Images(batches[:2]).batches) == 2
-    assert len(Images([{"x": torch.zeros(600, 1)}] * 3).batches) == 2
-
-
-def test_images_come_from_the_same_arguments_only() -> None:
-    images = Images(LOADER, 2)
-    assert images.come_from(LOADER, 2, None)
-    assert not images.come_from(LOADER, 1, None)
-    assert not images.come_from(list(LOADER), 2, None)
-    assert not images.come_from(LOADER, 2, calibrated)
-
-
-def test_moments_of_the_same_weights_are_gathered_once() -> None:
-    images, model = Images(LOADER), wide()
-    graph = cw.trace(model, INPUTS)
-    grams = images.grams(graph)
-    assert images.grams(GRAPH) is grams
-    with torch.no_grad():
-        model.head.weight.add_(1)
-    assert images.grams(graph) is not grams
-
-
 def test_model_that_layerwise_compensation_cannot_follow_is_re_fitted_as_candidates_are(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -124,8 +97,3 @@ def test_what_fails_is_named() -> None:
         repaired(Repair(calibration_fn=calibrated).repairer())
     with pytest.raises(EvaluationError, match=r"Re-estimating batch norms raised RuntimeError"):
         repaired(Repair([torch.zeros(1, 5)]).repairer())
-
-
-def test_number_of_batches_without_a_loader_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match="batches=4"):
-        images_of(None, batches=4)

@@ -25,6 +25,8 @@ from channelwise.structure import Group, Structure
 
 Counts = Mapping[str, int]
 Packed = Mapping[str, str]
+NOTE = "kept"
+"""What the notes of a search call the packed selection of a candidate."""
 
 
 class Chooser:

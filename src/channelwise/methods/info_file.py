@@ -64,14 +64,4 @@ def write_info(path: str | os.PathLike[str], dense: nn.Module, slim: nn.Module, 
         }
         if sizes:
             layers[name] = LayerInfo(type=type(module).__name__, sizes=sizes)
-    write_json(
-        path,
-        Info(
-            model=summary.model,
-            macs_before=summary.macs_before,
-            macs_after=summary.macs_after,
-            params_before=summary.params_before,
-            params_after=summary.params_after,
-            layers=layers,
-        ),
-    )
+    write_json(path, Info(**summary.figures(), layers=layers))

@@ -21,9 +21,9 @@ class Removal(Target):
 def removal(removal_ratio: Any, params_ratio: Any = None) -> Removal:
     """The target that removes these fractions; one of them may be None."""
     given = {"removal_ratio": removal_ratio, "params_ratio": params_ratio}
-    kept = {name: 1 - check_ratio(name, r) for name, r in given.items() if r is not None}
-    if not kept:
+    shares = {name: 1 - check_ratio(name, r) for name, r in given.items() if r is not None}
+    if not shares:
         raise InvalidArgumentError(
             "Give removal_ratio (the fraction of MACs to remove), params_ratio (of parameters), or both."
         )
-    return Removal(kept.get("removal_ratio"), kept.get("params_ratio"))
+    return Removal(shares.get("removal_ratio"), shares.get("params_ratio"))

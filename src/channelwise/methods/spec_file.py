@@ -53,13 +53,9 @@ def write_spec(path: Path, structure: Structure, selection: Selection, summary: 
     """Write ``selection`` to ``path``; another network's spec of the same name is kept as .bak."""
     sizes = structure.full()
     spec = Spec(
-        model=summary.model,
+        **summary.figures(),
         digest=structure.digest(),
         removal_ratio=summary.removal_ratio,
-        macs_before=summary.macs_before,
-        macs_after=summary.macs_after,
-        params_before=summary.params_before,
-        params_after=summary.params_after,
         groups={
             name: GroupSpec(sparsity=1 - len(kept) / sizes[name], kept=kept.tolist())
             for name, kept in selection.kept.items()

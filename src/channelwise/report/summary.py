@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +29,10 @@ class Summary:
     def removal_ratio(self) -> float:
         """Fraction of MACs removed."""
         return 1 - self.macs_after / self.macs_before if self.macs_before else 0.0
+
+    def figures(self) -> dict[str, Any]:
+        """The model and its costs, as results files have them."""
+        return {name: value for name, value in asdict(self).items() if name not in ("score", "candidate")}
 
     def table(self) -> Table:
         """The summary as a rich table."""

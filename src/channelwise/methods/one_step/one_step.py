@@ -13,7 +13,7 @@ from torch import nn
 
 from channelwise.api import ChannelGraph
 from channelwise.errors import ResultsFileError
-from channelwise.evaluate.candidate import pack
+from channelwise.evaluate.candidate import NOTE, pack
 from channelwise.evaluate.evaluation import Evaluation
 from channelwise.evaluate.job import CandidateJob
 from channelwise.evaluate.repair import Repair, has_batch_norm
@@ -117,9 +117,9 @@ class OneStep:
         with open_study(
             space, self._name, storage=self._storage, strategy=options.strategy, seed=options.seed,
             budget=options.candidates, direction=options.direction, options=conditions,
-            describe=lambda counts: {"kept": pack(chooser(counts), graph.structure)}, forced=bool(forced),
+            describe=lambda counts: {NOTE: pack(chooser(counts), graph.structure)}, forced=bool(forced),
         ) as study:  # fmt: skip
-            run = SearchRun(study, options.candidates, payload=lambda one: one.notes.get("kept"), quiet=self.quiet)
+            run = SearchRun(study, options.candidates, payload=lambda one: one.notes.get(NOTE), quiet=self.quiet)
             run.mention()
             if not run.missing:
                 return study.results

@@ -8,7 +8,7 @@ from torch import nn
 
 from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError
-from channelwise.evaluate.candidate import unpack
+from channelwise.evaluate.candidate import NOTE, unpack
 from channelwise.evaluate.job import same_randomness
 from channelwise.evaluate.repair import Repair, has_batch_norm
 from channelwise.inputs.batches import evaluating
@@ -39,7 +39,7 @@ def selection_of(
     searched = options.get("channel_divisible", DIVISOR)
     # The default means: no preference.
     if divisor == DIVISOR or searched % divisor == 0:
-        return unpack(trial.notes.get("kept"), graph.structure, results.where)
+        return unpack(trial.notes.get(NOTE), graph.structure, results.where)
     chooser = ranked_as_recorded(graph, str(options.get("ranking")), channels.ranking, repair)
     space = candidate_space(chooser, options.get("excluded", ()), divisor, Target(**results.key.targets))
     log.warning(
