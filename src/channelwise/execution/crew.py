@@ -17,7 +17,7 @@ from channelwise.execution.messages import Broken, Died, Message, Raised, Ready,
 log = logging.getLogger(__name__)
 
 MAX_DEATHS = 3
-"""After so many workers have died on one task it is given up."""
+"""A task on which so many workers have died is given up."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Crew(ABC, Generic[W]):
     """Workers that each hold the job and take one task at a time; one that dies is replaced and its task repeated."""
 
     max_failed_starts = 1
-    """So many workers in a row that die before they are ready end the run; later, when one has been, MAX_DEATHS do."""
+    """So many workers in a row that die before they are ready end the run; MAX_DEATHS once any was ready."""
 
     def __init__(self) -> None:
         self._workers: list[W] = []
@@ -58,7 +58,7 @@ class Crew(ABC, Generic[W]):
             free = next((worker for worker in self._workers if worker.ready and worker.task is None), None)
             startable = free is not None and (more or bool(again))
             messages = self._messages(wait=not startable)
-            # All are dealt with before the caller gets the first, who may not come back for the second.
+            # All are settled before the caller gets the first: it may not come back for the second.
             results = [self._settle(index, message, again, deaths) for index, message in messages]
             yield from (result for result in results if result is not None)
             if messages or free is None or not startable:
@@ -110,7 +110,7 @@ class Crew(ABC, Generic[W]):
 
     @abstractmethod
     def _messages(self, *, wait: bool) -> list[tuple[int, Message]]:
-        """What workers have said since, with their indices. To wait is to return none only after a while, if ever."""
+        """New messages of the workers, with their indices; ``wait``: for the first, or for a while."""
 
     @abstractmethod
     def _send(self, worker: W, payload: Any) -> None:

@@ -25,7 +25,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Broken:
-    """The worker cannot prepare the job, and has ended or is to be ended."""
+    """The worker cannot prepare the job."""
 
     why: str
 
@@ -51,7 +51,7 @@ class Raised:
 
 @dataclass(frozen=True)
 class Died:
-    """Said on behalf of a worker that no longer can: how it ended."""
+    """A worker has ended, and how."""
 
     how: str
 

@@ -37,7 +37,7 @@ class CmaEs:
         if dims < 2:
             return request.rng().random(dims)
         optimiser = self._replayed(request)
-        # Of its own sampling the library offers only one stream; this one belongs to the request.
+        # The library draws from one stream of random numbers; this one belongs to the request.
         optimiser.reseed_rng(int(request.rng().integers(2**31)))
         return from_odds(optimiser.ask())
 

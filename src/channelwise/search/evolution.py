@@ -1,4 +1,4 @@
-"""Evolution: children of the best candidates, of which the most promising by the scores so far is evaluated."""
+"""Evolution: the best candidates have children, and the most promising child is evaluated."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LEARNED = 8
 class Evolution:
     """A steady-state genetic search in the log-odds of the kept shares (real-valued, elitist, one child at a time).
 
-    Of several children one is chosen by a model of the scores so far: by the score it expects there, and some more for
-    where it is unsure.
+    A model of the scores so far chooses among several children: by the score that it expects, and some more where it
+    is unsure.
 
     Arguments:
-        parents: of how many of the best candidates children are made; better ones have more.
+        parents: how many of the best candidates have children; better ones have more.
         children: how many are made for every one that is evaluated; 1 does without the model.
         crossover: the probability that a child has two parents. Every group is taken from one of them or, as likely,
             lies between them.

@@ -94,11 +94,12 @@ def _study(place: Storage, key: Key, header: Header, forced: bool) -> int:
     with place.errors():
         found = {study.study_name: study for study in place.optuna.get_all_studies()}
         if name in found and forced:
-            if place.path is not None and place.optuna.get_n_trials(found[name]._study_id):
+            if place.path is not None and place.optuna.get_n_trials(place.optuna.get_study_id_from_name(name)):
                 back_up(place.path)
-            place.optuna.delete_study(found.pop(name)._study_id)
+            place.optuna.delete_study(place.optuna.get_study_id_from_name(name))
+            del found[name]
         if name in found:
-            study_id = found[name]._study_id
+            study_id = place.optuna.get_study_id_from_name(name)
             if read_header(name, found[name].user_attrs, place.where) is not None:
                 return study_id
         else:
@@ -109,7 +110,7 @@ def _study(place: Storage, key: Key, header: Header, forced: bool) -> int:
 
 
 def _tell_of_others(attributes: Sequence[Mapping[str, Any]], header: Header, place: Storage) -> None:
-    """Say why a search for the same target is not gone on with."""
+    """Say why an earlier search for the same target is not continued."""
     for plain in attributes:
         other = read_header("", plain, place.where)
         if other is None or (other.digest, other.targets) != (header.digest, header.targets):

@@ -1,4 +1,4 @@
-"""From wanted widths to allowed counts that meet one or two targets, staying as near to the wish as they can."""
+"""From wanted widths to allowed counts that meet one or two targets, as near to the wanted ones as they can be."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Projection:
         return counts
 
     def _towards_middle(self, wanted: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Two targets cannot be met from everywhere by a common shift: the wish gives way, no more than it has to."""
+        """A common shift cannot meet two targets from everywhere: the wanted counts move, no more than they must."""
         middle = (self._widths.low + self._widths.high) / 2
         tried = [counts]
         for share in TOWARDS_MIDDLE:
@@ -61,7 +61,7 @@ class Projection:
         return tried[int(np.argmin(self._distance(np.stack(tried))))]
 
     def shifted(self, wanted: np.ndarray) -> np.ndarray:
-        """Counts whose log-odds between the ends of the ranges all moved by the same, as near as that comes."""
+        """Counts near the targets, by the same step of all log-odds between the ends of the ranges."""
         widths, free = self._widths, self._free
         if not len(free):
             return widths.high
@@ -84,7 +84,7 @@ class Projection:
         return np.abs(self._excess(counts)).max(axis=1)
 
     def _nearest(self, counts: np.ndarray) -> np.ndarray:
-        """What moves of one or two groups, by few steps, make of ``counts``."""
+        """``counts`` after the best moves of one or two groups by few steps."""
         for _ in range(MOVES):
             here = self._excess(counts[None])[0]
             if np.abs(here).max() <= GOAL:

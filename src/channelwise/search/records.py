@@ -53,7 +53,7 @@ class _Candidate(Record):
 
 
 class _Attributes(Record):
-    """The attributes of a trial. The candidate is one of them, for writing an attribute takes a millisecond or two."""
+    """The attributes of a trial. All of the candidate is one attribute: writing one takes a millisecond or two."""
 
     candidate: _Candidate
     owner: Process | None = None

@@ -37,7 +37,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Key:
-    """What a search is of. Searches that differ in any of this are kept apart, for their scores cannot be compared.
+    """What a search is for. Searches that differ in any of this are kept apart: their scores cannot be compared.
 
     ``model`` is the name of the class, ``digest`` that of the structure, ``targets`` the shares kept; ``options``
     (plain JSON) is all else that scores depend on: excluded groups, channel_divisible, ranking, weights and so on.

@@ -48,7 +48,8 @@ def read_searches(place: Any, structure: Structure) -> list[SearchResults]:
                 foreign.add(header.model)
                 continue
             with storage.errors():
-                stored = storage.optuna.get_all_trials(study._study_id, deepcopy=False)
+                study_id = storage.optuna.get_study_id_from_name(study.study_name)
+                stored = storage.optuna.get_all_trials(study_id, deepcopy=False)
             trials = [trial for t in stored if (trial := read_trial(t, sizes, storage.where)) is not None]
             times = [time for t in stored for time in (t.datetime_start, t.datetime_complete) if time is not None]
             results = SearchResults(header.key(), {trial.number: trial for trial in trials}, storage.where)
@@ -63,7 +64,7 @@ def read_searches(place: Any, structure: Structure) -> list[SearchResults]:
 
 
 def latest(searches: list[SearchResults], targets: Mapping[str, float] | None = None) -> SearchResults:
-    """The search that was worked on last, of those with these targets (shares kept) if any are given.
+    """The search that was worked on last; with ``targets`` (shares kept), among those for these targets.
 
     Raises:
         ResultsFileError: there is none; the message names the targets there are.

@@ -9,7 +9,7 @@ from scipy.stats import norm, rankdata
 # Length over which scores are alike, for each root of a dimension in log-odds, and the share of noise in the scores.
 LENGTH = 0.5
 NOISE = 0.15
-# Of more candidates with scores than this, the best and the latest speak; the work grows with the third power.
+# Where more candidates than this have scores, only the best and the latest count: the work grows with the third power.
 MOST = 200
 
 
