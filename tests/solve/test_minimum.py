@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import channelwise
 from channelwise import Selection
 from channelwise.errors import InvalidArgumentError
-from channelwise.methods.ofa.choices import width_choice
+from channelwise.methods.ofa.elastic import width_choice
 from channelwise.structure import Cause
 from channelwise.testing import check_oracle
 from tests.networks.expectations import why

@@ -12,6 +12,7 @@ from channelwise.errors import InvalidArgumentError
 from channelwise.structure import Structure
 from channelwise.surgery.attributes import fix_attributes, fixer_of, resized_modules, set_followed
 from channelwise.surgery.clone import stand_in
+from channelwise.surgery.slicing import laid_out
 from channelwise.tracing.code.numbers import number_of
 
 
@@ -29,7 +30,9 @@ def install(
     with torch.inference_mode(False), torch.no_grad():
         for name, tensor in present.items():
             if id(tensor) not in new:
-                new[id(tensor)] = stand_in(tensor, _laid_out_like(stored[name].detach(), tensor))
+                data = stored[name].detach()
+                data = data.clone() if tensor.is_meta else data.to(tensor.device, copy=True)
+                new[id(tensor)] = stand_in(tensor, laid_out(data, tensor))
     resized = resized_modules(
         model, {id(t): tuple(new[id(t)].shape) for t in present.values() if new[id(t)].shape != t.shape}
     )
@@ -51,16 +54,6 @@ def install(
             module._parameters.update(parameters)
             module._buffers.update(buffers)
         raise
-
-
-def _laid_out_like(data: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
-    """A copy of ``data`` on the device and in the memory format of ``model``; on its own device if that is meta."""
-    layout = torch.contiguous_format
-    for dims, candidate in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if model.dim() == dims and not model.is_contiguous() and model.is_contiguous(memory_format=candidate):
-            layout = candidate
-    device = data.device if model.is_meta else model.device
-    return data.to(device).clone(memory_format=layout)
 
 
 def check_sizes(stored: Mapping[str, torch.Tensor], present: Mapping[str, torch.Tensor]) -> None:

@@ -20,38 +20,32 @@ from channelwise.tensors import named_tensors
 def take(tensor: torch.Tensor, cut: Cut) -> torch.Tensor:
     """The kept slots of ``tensor``: a new tensor on its device, in its dtype and memory format."""
     check_shape(cut.info.name, tuple(tensor.shape), cut.info.shape)
-    order = _dims_by_stride(tensor)
-    result = tensor.detach().permute(order)
+    result = tensor.detach()
     for axis, kept in cut.axes.items():
-        result = result.index_select(order.index(axis), _index(kept, tensor.device))
+        result = result.index_select(axis, _index(kept, tensor.device))
     if cut.columns is not None:
-        columns = _index(cut.columns, tensor.device)
-        at = (order.index(0), order.index(1))
-        view = [1] * tensor.dim()
-        view[at[0]], view[at[1]] = columns.shape
-        wide = list(result.shape)
-        wide[at[1]] = columns.shape[1]
-        if at[0] > at[1]:
-            columns = columns.t()
-        result = result.gather(at[1], columns.reshape(view).expand(wide))
-    # Not as a view: to autograd, writing into a part of it would be writing into another tensor.
-    return result.permute(_inverse(order)).data
+        result = result.gather(1, _columns(cut.columns, result))
+    return laid_out(result, tensor)
 
 
 def scatter(slim: torch.Tensor, cut: Cut) -> torch.Tensor:
     """The inverse of `take`: ``slim`` spread over zeros of the original shape."""
     check_shape(cut.info.name, tuple(slim.shape), cut.shape)
-    order = _dims_by_stride(slim)
     result = slim.detach()
     if cut.columns is not None:
-        columns = _index(cut.columns, slim.device)
-        shape = (slim.shape[0], cut.info.shape[1], *slim.shape[2:])
-        index = columns.reshape(*columns.shape, *[1] * (slim.dim() - 2)).expand(slim.shape)
-        result = slim.new_zeros(shape).scatter(1, index, result)
+        wide = slim.new_zeros((slim.shape[0], cut.info.shape[1], *slim.shape[2:]))
+        result = wide.scatter(1, _columns(cut.columns, slim), result)
     for axis, kept in cut.axes.items():
         shape = (*result.shape[:axis], cut.info.shape[axis], *result.shape[axis + 1 :])
         result = slim.new_zeros(shape).index_copy(axis, _index(kept, slim.device), result)
-    return result.permute(order).contiguous().permute(_inverse(order))
+    return laid_out(result, slim)
+
+
+def laid_out(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """``tensor`` with its axes in memory in the order of those of ``like``."""
+    order = sorted(range(like.dim()), key=like.stride, reverse=True)
+    # Not as a view: to autograd, writing into a part of it would be writing into another tensor.
+    return tensor.permute(order).contiguous().permute([order.index(axis) for axis in range(len(order))]).data
 
 
 def removed_mask(cut: Cut) -> torch.Tensor:
@@ -156,25 +150,11 @@ class SlotIndex:
         return self._on[device]
 
 
-def _index(indices: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(indices, dtype=np.int64)).to(device)
+def _index(slots: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(slots, dtype=np.int64)).to(device)
 
 
-def _dims_by_stride(tensor: torch.Tensor) -> list[int]:
-    """Dimensions from the outermost to the innermost in memory, so that slices can be laid out the same way."""
-    dims = list(range(tensor.dim()))
-    if tensor.is_contiguous() and tensor.stride() == _row_major(tensor.shape):
-        return dims
-    return sorted(dims, key=lambda d: tensor.stride(d), reverse=True)
-
-
-def _row_major(shape: torch.Size) -> tuple[int, ...]:
-    strides, step = [], 1
-    for length in reversed(shape):
-        strides.append(step)
-        step *= max(length, 1)
-    return tuple(reversed(strides))
-
-
-def _inverse(order: list[int]) -> list[int]:
-    return [order.index(d) for d in range(len(order))]
+def _columns(columns: np.ndarray, tensor: torch.Tensor) -> torch.Tensor:
+    """The index of columns (rows, columns) for gathering out of or scattering into ``tensor`` (rows, …)."""
+    index = _index(columns, tensor.device)
+    return index.reshape(*index.shape, *[1] * (tensor.dim() - 2)).expand(*index.shape, *tensor.shape[2:])

@@ -15,8 +15,7 @@ from torch import nn
 import channelwise as cw
 from channelwise.errors import InvalidArgumentError, NothingToPruneError
 from channelwise.methods.ofa import OFAPruner
-from channelwise.methods.ofa.building import check_ratios
-from channelwise.methods.ofa.choices import width_choice
+from channelwise.methods.ofa.elastic import check_ratios, width_choice
 from channelwise.structure import Group
 from tests.methods.ofa.supernets import INPUTS, Small, outputs, small, supernet
 

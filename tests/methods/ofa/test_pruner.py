@@ -95,7 +95,7 @@ class TestSampling:
     def test_the_supernet_of_another_pruner_is_refused(self) -> None:
         pruner, _ = supernet()
         _, other = supernet(expand_ratio=[0.75, 1])
-        with pytest.raises(InvalidArgumentError, match="no supernet of this pruner"):
+        with pytest.raises(InvalidArgumentError, match="not a supernet of this pruner"):
             pruner.sample_subnet(other)
 
     def test_before_there_is_a_supernet(self) -> None:

@@ -1,4 +1,4 @@
-"""From a traced model and ratios to a search space and a supernet that has been seen to compute the right thing."""
+"""Building a supernet out of a traced model, and seeing that it computes the right thing."""
 
 from __future__ import annotations
 
@@ -8,63 +8,22 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from channelwise.api import ChannelGraph
-from channelwise.errors import InvalidArgumentError, NothingToPruneError
 from channelwise.inputs.example import as_arguments, varied
 from channelwise.methods.arguments import listed
-from channelwise.methods.ofa.choices import Choice, width_choice
-from channelwise.methods.ofa.kernels import kernel_candidates
+from channelwise.methods.ofa.kernels import ElasticKernel
+from channelwise.methods.ofa.plan import Plans
+from channelwise.methods.ofa.sorting import importance_order, sorted_tensors
 from channelwise.methods.ofa.space import SearchSpace
-from channelwise.methods.ofa.supernet import Supernet, build_supernet
-from channelwise.ranking import Criterion
-from channelwise.select.excludes import match_excludes
-from channelwise.select.widths import check_count, is_number
+from channelwise.methods.ofa.supernet import MARK, Supernet
+from channelwise.ranking import Criterion, Weights, bind
+from channelwise.surgery.clone import clone_module, stand_in
 from channelwise.verify.comparing import difference, run_once
 
 log = logging.getLogger(__name__)
-
-
-def search_space(
-    graph: ChannelGraph,
-    ratios: Sequence[float],
-    divisor: int,
-    excludes: Any,
-    *,
-    ends: bool,
-    kernels: bool,
-) -> SearchSpace:
-    """The widths of every group and the kernels of large convolutions.
-
-    Arguments:
-        ratios: widths as shares of the original ones, 1 among them.
-        divisor: widths are multiples of this, where layers are wide enough.
-        excludes: what keeps its width and kernel, see `match_excludes`.
-        ends: the first and the last convolution keep theirs, too.
-
-    Raises:
-        InvalidArgumentError: an argument is wrong.
-        NothingToPruneError: nothing is left to choose.
-    """
-    shares = check_ratios(ratios)
-    check_count("channel_divisible", divisor)
-    structure = graph.structure
-    fixed = dict.fromkeys(match_excludes(structure, excludes, graph.model), "excluded")
-    convolutions = [term.module for term in structure.macs if "convolution" in term.operation]
-    if ends and convolutions:
-        for module, why in ((convolutions[0], "first convolution"), (convolutions[-1], "last convolution")):
-            fixed |= {group.name: why for group in structure.groups if module in group.layers}
-    widths = [width_choice(group, shares, int(divisor), fixed.get(group.name, "")) for group in structure.groups]
-    elastic = {layer for group in structure.groups if group.name not in fixed for layer in group.layers}
-    space = SearchSpace(structure, widths + (_kernels(graph, elastic) if kernels else []))
-    if not len(space.free):
-        reasons = sorted({choice.fixed for choice in space.choices if choice.fixed})
-        raise NothingToPruneError(
-            "A supernet needs at least one layer whose width can change, and there is none: "
-            + (f"{', '.join(reasons)}." if reasons else "all channels are frozen, see the graph's frozen list.")
-        )
-    return space
 
 
 def checked_supernet(
@@ -114,30 +73,26 @@ def _guilty(graph: ChannelGraph, supernet: Supernet, model: nn.Module, inputs: A
     return guilty or [int(i) for i in space.free]
 
 
-def check_ratios(ratios: Any) -> tuple[float, ...]:
-    """Ascending ratios. Raises InvalidArgumentError unless they are numbers in (0, 1], 1 among them."""
-    if not isinstance(ratios, Sequence) or isinstance(ratios, (str, bytes)) or not len(ratios):
-        raise InvalidArgumentError(f"expand_ratio must be a list of ratios such as [0.5, 0.75, 1], not {ratios!r}.")
-    for ratio in ratios:
-        if not is_number(ratio) or not 0 < ratio <= 1:
-            raise InvalidArgumentError(
-                f"expand_ratio holds {ratio!r}: ratios are shares of the original width, in (0, 1]."
-            )
-    if 1 not in ratios:
-        raise InvalidArgumentError(
-            f"expand_ratio={list(ratios)!r} lacks 1: the supernet contains the original network. Add 1, or start from "
-            "a network that is pruned already."
-        )
-    return tuple(sorted({float(ratio) for ratio in ratios}))
-
-
-def _kernels(graph: ChannelGraph, elastic: set[str]) -> list[Choice]:
-    found = []
-    for name, module in graph.model.named_modules():
-        candidates = kernel_candidates(module) if name in elastic else ()
-        if len(candidates) > 1:
-            found.append(Choice("kernel", name, (name,), candidates))
-    return found
+def build_supernet(graph: ChannelGraph, space: SearchSpace, ranking: str | Criterion) -> tuple[Supernet, nn.Module]:
+    """The supernet of a traced model, and its dynamic model at full width."""
+    structure, tensors = graph.structure, graph.tensors()
+    weights = Weights.of(tensors, structure)
+    orders = importance_order(structure, weights, bind(ranking, graph.model, structure))
+    with torch.inference_mode(False), torch.no_grad():
+        moved = sorted_tensors(structure, tensors, orders)
+        model = clone_module(graph.model, {id(tensors[n]): stand_in(tensors[n], t) for n, t in moved.items()})
+    plans = Plans(structure, space, model)
+    modules = dict(model.named_modules())
+    for plan in plans.modules:
+        module = modules[plan.name]
+        if plan.tensors:
+            module.__class__ = plan.dynamic
+            module.__dict__.update(plan.original)
+        if plan.kernel >= 0:
+            ElasticKernel.add_matrices(module, space.choices[plan.kernel].candidates)
+    supernet = Supernet(structure, space, plans, orders)
+    model.__dict__[MARK] = supernet.digest
+    return supernet, model
 
 
 def _fixed(space: SearchSpace, guilty: Sequence[int], why: str) -> SearchSpace:

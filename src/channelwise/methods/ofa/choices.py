@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.select.widths import channel_step, part_count
-from channelwise.structure import Group
 
 Setting = list[dict[str, Any]]
 """One entry per choice, plain JSON: what it is of, its candidates and the active one."""
@@ -69,24 +66,3 @@ class Choice:
     def listed(self, entry: Mapping[str, Any]) -> Any:
         """The candidates that an entry lists."""
         return entry.get(_KEYS[self.kind][0])
-
-
-def width_choice(group: Group, ratios: Sequence[float], divisor: int, fixed: str = "") -> Choice:
-    """The widths of a group: every ratio of its size, rounded to the divisor; the full size for ratio 1.
-
-    The divisor is halved until the smallest ratio of the group reaches it, so that narrow layers have a choice, too.
-    """
-    modules = group.layers
-    if fixed:
-        return Choice("width", group.name, modules, (group.size,), fixed)
-    step = channel_step(group, divisor)
-    while divisor > 1 and step > max(1, math.floor(min(ratios) * group.size)):
-        divisor //= 2
-        step = channel_step(group, divisor)
-    fewest = math.ceil(group.least * part_count(group) / step)
-    found = set()
-    for ratio in ratios:
-        nearest = step * max(fewest, math.floor(ratio * group.size / step + 0.5))
-        found.add(group.size if ratio == 1 else min(nearest, group.size))
-    why = "" if len(found) > 1 else f"its {group.size} channels leave no choice"
-    return Choice("width", group.name, modules, tuple(sorted(found)), why)

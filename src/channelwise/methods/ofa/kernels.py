@@ -12,7 +12,7 @@ SMALLEST = 3
 
 
 def kernel_candidates(conv: nn.Module) -> tuple[int, ...]:
-    """The sides a kernel can have, ascending: of a square odd kernel above 3 all odd ones from 3 on; else one or none.
+    """The sides a kernel can have, ascending: all odd ones from 3 on if it is square, odd and larger; else one or none.
 
     The padding must shrink with the kernel, so that the output keeps its size.
     """

@@ -188,20 +188,13 @@ class DynamicModule(Dynamic):
 
 
 _LAYERS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv1d: DynamicConv1d,
-    nn.Conv2d: DynamicConv2d,
-    nn.Conv3d: DynamicConv3d,
-    nn.ConvTranspose1d: DynamicConvTranspose1d,
-    nn.ConvTranspose2d: DynamicConvTranspose2d,
-    nn.ConvTranspose3d: DynamicConvTranspose3d,
-    nn.Linear: DynamicLinear,
-    nn.BatchNorm1d: DynamicBatchNorm1d,
-    nn.BatchNorm2d: DynamicBatchNorm2d,
-    nn.BatchNorm3d: DynamicBatchNorm3d,
-    nn.LayerNorm: DynamicLayerNorm,
-    nn.GroupNorm: DynamicGroupNorm,
-    nn.PReLU: DynamicPReLU,
-}
+    layer.__bases__[-1]: layer
+    for layer in (
+        DynamicConv1d, DynamicConv2d, DynamicConv3d, DynamicConvTranspose1d, DynamicConvTranspose2d,
+        DynamicConvTranspose3d, DynamicLinear, DynamicBatchNorm1d, DynamicBatchNorm2d, DynamicBatchNorm3d,
+        DynamicLayerNorm, DynamicGroupNorm, DynamicPReLU,
+    )
+}  # fmt: skip
 _TENSORS = frozenset({"weight", "bias", "running_mean", "running_var"})
 _OTHERS: dict[type[nn.Module], type[nn.Module]] = {}
 

@@ -50,7 +50,7 @@ def save_pareto(found: Any, path: str | os.PathLike[str]) -> None:
     """Write the result of a search; whole or not at all.
 
     Raises:
-        InvalidArgumentError: it is none.
+        InvalidArgumentError: ``found`` is not the result of a search.
         ResultsFileError: it cannot be written.
     """
     if not isinstance(found, Mapping) or not all(_is_subnet(subnet) for subnet in found.values()) or not found:

@@ -122,7 +122,7 @@ class Plans:
 
 
 def _attributes(plan: ModulePlan, full: Shape, now: Shape, module: nn.Module) -> dict[str, Any]:
-    """The attributes that are others than at full width, asked of a stand-in that is the plain layer at full width."""
+    """The attributes that differ from those at full width; a stand-in for the plain layer at full width is asked."""
     before, after = plan.shapes(full), plan.shapes(now)
     stand_in = object.__new__(plan.cls)
     stand_in.__dict__ = {**module.__dict__, **plan.original}
@@ -133,30 +133,28 @@ def _attributes(plan: ModulePlan, full: Shape, now: Shape, module: nn.Module) ->
 
 
 def _plans(structure: Structure, space: SearchSpace, model: nn.Module) -> tuple[list[ModulePlan], list[Size]]:
+    """The plans of the modules that depend on a choice, and the sizes that their attributes follow from, in a row."""
     free = {space.names[i] for i in space.free}
     kernels = {space.choices[i].of: int(i) for i in space.free if space.choices[i].kind == "kernel"}
-    narrowed = owners(structure)
-    followed = _followed(structure, model)
+    tensors, followed = _tensors_and_sizes(structure, model)
     plans: list[ModulePlan] = []
     lengths: list[Size] = []
     for path, module in model.named_modules():
-        named = _names_of_tensors(structure, path, module)
-        tensors = {local: name for local, name in named.items() if name in narrowed}
+        own, kernel = tensors[path], kernels.get(path, -1)
         sizes = [size for shape in followed[path].values() for size in shape]
-        needed = {group for size in sizes for group, _ in size.terms}
-        needed |= {group for n in tensors.values() for size in structure.tensor_sizes[n] for group, _ in size.terms}
-        needed &= free
-        if not needed and path not in kernels:
+        all_sizes = sizes + [size for tensor in own.values() for size in structure.tensor_sizes[tensor.info.name]]
+        choices = sorted({space.position[group] for size in all_sizes for group, _ in size.terms if group in free})
+        choices += [kernel] if kernel >= 0 else []
+        if not choices:
             continue
-        kernel = kernels.get(path, -1)
+        numbers = [name for kind, name in followed[path] if kind == "number"]
         plans.append(
             ModulePlan(
                 name=path,
                 cls=type(module),
-                choices=tuple(sorted(space.position[g] for g in needed)) + ((kernel,) if kernel >= 0 else ()),
-                original=_original(module, [name for kind, name in followed[path] if kind == "number"], kernel >= 0)
-                | ({"_active": {}} if tensors else {}),
-                tensors={local: narrowed[name] for local, name in tensors.items()},
+                choices=tuple(choices),
+                original=_original(module, numbers, kernel >= 0) | ({"_active": {}} if own else {}),
+                tensors=own,
                 lengths=slice(len(lengths), len(lengths) + len(sizes)),
                 ranks={key: len(shape) for key, shape in followed[path].items()},
                 kernel=kernel,
@@ -166,31 +164,26 @@ def _plans(structure: Structure, space: SearchSpace, model: nn.Module) -> tuple[
     return plans, lengths
 
 
-def _followed(structure: Structure, model: nn.Module) -> dict[str, Named]:
-    """By name of the module: what its attributes follow from."""
-    found: dict[str, Named] = {path: {} for path, _ in model.named_modules()}
+def _tensors_and_sizes(structure: Structure, model: nn.Module) -> tuple[dict[str, dict[str, Owners]], dict[str, Named]]:
+    """By name of the module: its own tensors that have channels, and what its attributes follow from."""
+    tensors: dict[str, dict[str, Owners]] = {path: {} for path, _ in model.named_modules()}
+    followed: dict[str, Named] = {path: {} for path in tensors}
+    with_channels = owners(structure)
     for path, local, _ in owned_tensors(model):
-        name = _known_as(structure, path, local)
+        full_name = f"{path}.{local}" if path else local
+        holder, _, own = full_name.rpartition(".")
+        name = structure.aliases.get(full_name, full_name)
+        if name in with_channels:
+            tensors[holder][own] = with_channels[name]
         if name in structure.tensor_sizes:
-            found[path]["tensor", local] = structure.tensor_sizes[name]
+            followed[path]["tensor", local] = structure.tensor_sizes[name]
     for path, calls in structure.module_sizes.items():
-        if path in found and fixer_of(type(model.get_submodule(path))) is not None:
+        if path in followed and fixer_of(type(model.get_submodule(path))) is not None:
             both = {"input": calls.input, "output": calls.output}
-            found[path].update({("call", which): shape for which, shape in both.items() if shape is not None})
+            followed[path].update({("call", which): shape for which, shape in both.items() if shape is not None})
     for number in structure.numbers:
-        found[number.module]["number", number.attribute] = (number.size,)
-    return found
-
-
-def _names_of_tensors(structure: Structure, path: str, module: nn.Module) -> dict[str, str]:
-    """What the trace calls the module's own tensors, by local name."""
-    stores = (module._parameters, module._buffers)
-    return {k: _known_as(structure, path, k) for store in stores for k, tensor in store.items() if tensor is not None}
-
-
-def _known_as(structure: Structure, path: str, local: str) -> str:
-    name = f"{path}.{local}" if path else local
-    return structure.aliases.get(name, name)
+        followed[number.module]["number", number.attribute] = (number.size,)
+    return tensors, followed
 
 
 def _original(module: nn.Module, numbers: Sequence[str], kernel: bool) -> dict[str, Any]:

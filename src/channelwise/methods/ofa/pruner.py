@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from channelwise.api import trace
 from channelwise.errors import InvalidArgumentError
-from channelwise.evaluate.evaluation import EvalFn
+from channelwise.evaluate.arguments import check_args
+from channelwise.evaluate.evaluation import EvalFn, Evaluation
+from channelwise.evaluate.images import images_of
+from channelwise.evaluate.repair import Repair
+from channelwise.execution.where import Where
 from channelwise.inputs.batches import ForwardFn
 from channelwise.io.record import write_json
 from channelwise.methods.arguments import check_path
-from channelwise.methods.ofa.building import checked_supernet, search_space
+from channelwise.methods.ofa.building import checked_supernet
 from channelwise.methods.ofa.choices import Setting
+from channelwise.methods.ofa.elastic import search_space
 from channelwise.methods.ofa.pareto import Pareto, load_pareto, save_pareto
-from channelwise.methods.ofa.search import Effort, Evaluation, search_subnets
+from channelwise.methods.ofa.sampling import Mode, Sampler
+from channelwise.methods.ofa.search import search_subnets
+from channelwise.methods.ofa.search_arguments import Effort, Metric, Window, either
 from channelwise.methods.ofa.space import SearchSpace, SpaceFile
 from channelwise.methods.ofa.supernet import MARK, Supernet, bare
 from channelwise.ranking import Criterion, get
 
 log = logging.getLogger(__name__)
-
-Mode = Literal["max", "min", "random"]
 
 
 class OFAPruner:
@@ -72,7 +75,7 @@ class OFAPruner:
         self._quiet = quiet
         self._supernets: dict[str, Supernet] = {}
         self._latest: Supernet | None = None
-        self._drawn = {True: 0, False: 0}
+        self._sampler = Sampler()
 
     def ofa_model(
         self,
@@ -150,26 +153,18 @@ class OFAPruner:
             The model given, and the setting: plain JSON, for `set_subnet` and `get_static_subnet`.
 
         Raises:
-            InvalidArgumentError: another mode, or no supernet of this pruner.
+            InvalidArgumentError: another mode, or not a supernet of this pruner.
         """
         supernet = self._supernet_of(ofa_model)
-        space = supernet.space
-        if mode == "max":
-            values = space.maximum
-        elif mode == "min":
-            values = space.minimum
-        elif mode == "random":
-            values = space.random(self._generator(ofa_model, seed))
-        else:
-            raise InvalidArgumentError(f"mode={mode!r}: must be 'max', 'min' or 'random'.")
+        values = self._sampler.values(supernet.space, mode, seed, ofa_model.training)
         supernet.activate(ofa_model, values)
-        return ofa_model, space.setting(values)
+        return ofa_model, supernet.space.setting(values)
 
     def set_subnet(self, ofa_model: nn.Module, setting: Setting) -> nn.Module:
         """Make the subnet of a setting the one that the supernet runs, in place.
 
         Raises:
-            InvalidArgumentError: a setting of another network, or with a value that is no candidate.
+            InvalidArgumentError: a setting of another network, or with a value that is not a candidate.
         """
         supernet = self._supernet_of(ofa_model)
         supernet.activate(ofa_model, supernet.built.values(setting))
@@ -277,26 +272,29 @@ class OFAPruner:
             EvaluationError, ResultsFileError: as in `OneStepPruningRunner.search`.
         """
         supernet = self._supernet_of(ofa_model)
-        evaluation = Evaluation(
-            calibration_fn, calib_args, eval_fn, eval_args, evaluation_metric, min_or_max_metric,  # type: ignore[arg-type]
-            loader, batches, forward_fn, gpus, workers, executor,
-        )  # fmt: skip
+        if eval_fn is None:
+            raise InvalidArgumentError("The search needs eval_fn: a function called as eval_fn(model, *eval_args).")
+        evaluation = Evaluation(eval_fn, check_args(eval_args, "eval_args"))
+        repair = Repair(images_of(loader, batches, forward_fn), calibration_fn, calib_args)
         space = supernet.space
-        low = _one_of("min_flops", min_flops, "min_macs", min_macs, float(space.macs(space.minimum)) / 1e6)
-        high = _one_of("max_flops", max_flops, "max_macs", max_macs, float(space.macs(space.maximum)) / 1e6)
-        step = _one_of("flops_step", flops_step, "macs_step", macs_step, 10)
+        window = Window(
+            either("min_flops", min_flops, "min_macs", min_macs, float(space.macs(space.minimum)) / 1e6),
+            either("max_flops", max_flops, "max_macs", max_macs, float(space.macs(space.maximum)) / 1e6),
+            either("flops_step", flops_step, "macs_step", macs_step, 10),
+        )
         effort = Effort(parent_popu_size, iteration, mutate_size, mutate_prob, crossover_size)
         place = storage if storage is not None else self._folder / f"{self._name}.ofa"
         return search_subnets(
-            supernet, bare(ofa_model), evaluation, (low, high), step, effort, name=self._name, storage=place,
-            strategy=strategy, seed=seed, forced=bool(forced), quiet=self._quiet,
+            supernet, bare(ofa_model), evaluation, Metric(evaluation_metric, min_or_max_metric), repair, window, effort,
+            Where(gpus, workers, executor), name=self._name, storage=place, strategy=strategy, seed=seed,
+            forced=bool(forced), quiet=self._quiet,
         )  # fmt: skip
 
     def save_subnet_config(self, pareto: Pareto, path: str | os.PathLike[str]) -> None:
         """Write the result of a search as JSON that people can read, whole or not at all.
 
         Raises:
-            InvalidArgumentError: it is no such result.
+            InvalidArgumentError: ``pareto`` is not such a result.
             ResultsFileError: it cannot be written.
         """
         check_path("path", path)
@@ -322,22 +320,7 @@ class OFAPruner:
         if supernet is None:
             self._supernet()
             raise InvalidArgumentError(
-                f"This {type(bare(model)).__name__} is no supernet of this pruner: give the model that "
+                f"This {type(bare(model)).__name__} is not a supernet of this pruner: give the model that "
                 "pruner.ofa_model() returned, a copy of it, or a wrapper around one."
             )
         return supernet
-
-    def _generator(self, model: nn.Module, seed: int | None) -> random.Random:
-        if seed is not None:
-            return random.Random(seed)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # Not the global generator: processes seed it differently. Evaluations on one process must not count.
-            self._drawn[model.training] += 1
-            return random.Random(f"channelwise {model.training} {self._drawn[model.training]}")
-        return random._inst
-
-
-def _one_of(name: str, value: Any, other: str, another: Any, default: float) -> Any:
-    if value is not None and another is not None:
-        raise InvalidArgumentError(f"{name} and {other} are two names of one argument: give one of them.")
-    return next((given for given in (value, another) if given is not None), default)

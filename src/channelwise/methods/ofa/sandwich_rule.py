@@ -9,7 +9,8 @@ from torch import nn
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.methods.ofa.choices import Setting
-from channelwise.methods.ofa.pruner import Mode, OFAPruner
+from channelwise.methods.ofa.pruner import OFAPruner
+from channelwise.methods.ofa.sampling import Mode
 from channelwise.select.widths import is_number
 
 
@@ -35,7 +36,7 @@ def sandwich(
             sees the same ones.
 
     Raises:
-        InvalidArgumentError: no supernet of this pruner, or ``n_random`` is no whole number of at least 0.
+        InvalidArgumentError: not a supernet of this pruner, or ``n_random`` is not a whole number of at least 0.
     """
     if not is_number(n_random) or n_random != int(n_random) or n_random < 0:
         raise InvalidArgumentError(f"n_random={n_random!r}: must be a whole number of at least 0.")

@@ -111,12 +111,14 @@ class SearchSpace:
         choices = list(self.choices)
         for name, wanted in candidates.items():
             if name not in self.position:
-                raise InvalidArgumentError(f"{name!r} is no choice of this supernet; see print(search_space).")
+                raise InvalidArgumentError(f"{name!r} is not a choice of this supernet; see print(search_space).")
             choice = choices[self.position[name]]
             given = list(wanted) if isinstance(wanted, Collection) and not isinstance(wanted, str) else []
             left = tuple(value for value in choice.candidates if value in given)
             if not left or any(value not in left for value in given):
-                raise InvalidArgumentError(f"{name!r} can be {list(choice.candidates)}; {wanted!r} is no part of that.")
+                raise InvalidArgumentError(
+                    f"{name!r} can be {list(choice.candidates)}; {wanted!r} must be some of these."
+                )
             choices[self.position[name]] = replace(choice, candidates=left)
         return SearchSpace(self.structure, choices)
 

@@ -10,17 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError
 from channelwise.inputs.check import describe
 from channelwise.methods.ofa.kernels import ElasticKernel
 from channelwise.methods.ofa.plan import ModulePlan, Plans
-from channelwise.methods.ofa.sorting import importance_order, sorted_tensors
 from channelwise.methods.ofa.space import SearchSpace
-from channelwise.ranking import Criterion, Weights, bind
 from channelwise.selection import Selection
 from channelwise.structure import Structure
-from channelwise.surgery.clone import clone_module, stand_in
+from channelwise.surgery.clone import stand_in
 from channelwise.surgery.fixers import kernel_attributes
 from channelwise.surgery.slim import slim_model
 
@@ -93,7 +90,7 @@ class Supernet:
         """The modules of a supernet that depend on a choice.
 
         Raises:
-            InvalidArgumentError: ``model`` is no supernet of this network.
+            InvalidArgumentError: ``model`` is not a supernet of this network.
         """
         inner = bare(model)
         found = self._modules.get(inner)
@@ -117,28 +114,6 @@ class Supernet:
                 module.__class__ = plan.cls
 
 
-def build_supernet(graph: ChannelGraph, space: SearchSpace, ranking: str | Criterion) -> tuple[Supernet, nn.Module]:
-    """The supernet of a traced model, and its dynamic model at full width."""
-    structure, tensors = graph.structure, graph.tensors()
-    weights = Weights.of(tensors, structure)
-    orders = importance_order(structure, weights, bind(ranking, graph.model, structure))
-    with torch.inference_mode(False), torch.no_grad():
-        moved = sorted_tensors(structure, tensors, orders)
-        model = clone_module(graph.model, {id(tensors[n]): stand_in(tensors[n], t) for n, t in moved.items()})
-    plans = Plans(structure, space, model)
-    modules = dict(model.named_modules())
-    for plan in plans.modules:
-        module = modules[plan.name]
-        if plan.tensors:
-            module.__class__ = plan.dynamic
-            module.__dict__.update(plan.original)
-        if plan.kernel >= 0:
-            ElasticKernel.add_matrices(module, space.choices[plan.kernel].candidates)
-    supernet = Supernet(structure, space, plans, orders)
-    model.__dict__[MARK] = supernet.digest
-    return supernet, model
-
-
 def bare(model: Any) -> nn.Module:
     """The model without wrappers: those of parallel training, ``torch.compile``, or one around a supernet (an EMA)."""
     while True:
@@ -156,7 +131,7 @@ def _module(modules: Mapping[str, nn.Module], plan: ModulePlan, model: nn.Module
     module = modules.get(plan.name)
     if module is None or not isinstance(module, plan.dynamic):
         raise InvalidArgumentError(
-            f"ofa_model is no supernet of this pruner: {plan.name or type(model).__name__} is "
+            f"ofa_model is not a supernet of this pruner: {plan.name or type(model).__name__} is "
             f"{'missing' if module is None else type(module).__name__}. Give the model that pruner.ofa_model() "
             "returned, a copy of it, or a wrapper around one."
         )

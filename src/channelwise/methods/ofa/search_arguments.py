@@ -1,0 +1,90 @@
+"""What a search among subnets is asked for: the metric, how many subnets, and between which MACs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from channelwise.errors import InvalidArgumentError
+from channelwise.methods.ofa.evolution import FrontEvolution
+from channelwise.select.widths import check_count, is_number
+
+_TAKEN = ("net_id", "mode", "flops", "macs", "params", "subnet_setting")
+_DIRECTIONS = {"max": "maximize", "min": "minimize", "maximize": "maximize", "minimize": "minimize"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What the score is called in results, and whether larger is better ("max") or smaller ("min")."""
+
+    name: str
+    best: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name or self.name in _TAKEN:
+            raise InvalidArgumentError(
+                f"evaluation_metric={self.name!r}: must be the name of what eval_fn returns, such as 'acc1', and "
+                f"none of {', '.join(sorted(_TAKEN))}."
+            )
+        if self.best not in _DIRECTIONS:
+            raise InvalidArgumentError(f"min_or_max_metric={self.best!r}: must be 'max' (larger is better) or 'min'.")
+
+    @property
+    def direction(self) -> Literal["maximize", "minimize"]:
+        """The same as a study calls it."""
+        return _DIRECTIONS[self.best]  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is searched: the sizes of `FrontEvolution`'s populations and the number of generations."""
+
+    population: int
+    generations: int
+    mutations: int
+    mutate_prob: float
+    crossovers: int
+
+    def __post_init__(self) -> None:
+        check_count("parent_popu_size", self.population)
+        for name, value in (
+            ("iteration", self.generations), ("mutate_size", self.mutations), ("crossover_size", self.crossovers),
+        ):  # fmt: skip
+            if not is_number(value) or value != int(value) or value < 0:
+                raise InvalidArgumentError(f"{name}={value!r}: must be a whole number of at least 0.")
+        if not is_number(self.mutate_prob) or not 0 <= self.mutate_prob <= 1:
+            raise InvalidArgumentError(f"mutate_prob={self.mutate_prob!r}: must be a probability, in [0, 1].")
+
+    def evolution(self, step: float) -> FrontEvolution:
+        """The evolution over buckets of ``step`` million MACs."""
+        return FrontEvolution(
+            int(self.population), int(self.mutations), float(self.mutate_prob), int(self.crossovers), float(step)
+        )
+
+    @property
+    def evaluations(self) -> int:
+        """How many subnets are evaluated in total."""
+        return int(self.population + self.generations * (self.mutations + self.crossovers))
+
+
+@dataclass(frozen=True)
+class Window:
+    """The least and the most MACs, and the width of a bucket of which the best subnet is looked for; in millions."""
+
+    low: float
+    high: float
+    step: float
+
+    def __post_init__(self) -> None:
+        for name, value in (("min_flops", self.low), ("max_flops", self.high), ("flops_step", self.step)):
+            if not is_number(value) or value <= 0:
+                raise InvalidArgumentError(f"{name}={value!r}: must be a positive number, MACs in millions.")
+        if self.low > self.high:
+            raise InvalidArgumentError(f"min_flops={self.low:g} is above max_flops={self.high:g} (MACs in millions).")
+
+
+def either(name: str, value: Any, other: str, another: Any, default: float) -> Any:
+    """The argument that is given, of two names for one."""
+    if value is not None and another is not None:
+        raise InvalidArgumentError(f"{name} and {other} are two names of one argument: give one of them.")
+    return next((given for given in (value, another) if given is not None), default)
