@@ -168,3 +168,9 @@ def test_a_candidate_that_was_taken_over_is_dropped_by_its_former_driver(
         assert slow.ask() is None
     assert "taken over" in caplog.text
     assert len(study.results.complete) == 5
+
+
+def test_a_database_in_memory_is_not_shared(caplog: pytest.LogCaptureFixture) -> None:
+    with open_study(space(), "Net", storage="sqlite://", budget=3) as study:
+        assert len(climb(study)) == 3
+    assert "sign of life" not in caplog.text

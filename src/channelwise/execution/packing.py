@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
+from contextlib import suppress
 from typing import Any
 
 import cloudpickle
@@ -43,10 +44,8 @@ def pack(job: Job, *, importable: bool) -> bytes:
         return _dumped(_ByValue, job)
     except Exception as error:  # pickling runs the user's classes: anything can be raised
         if importable:
-            try:
+            with suppress(Exception):  # what is said is why it could not be copied
                 return _dumped(_ByReference, job)
-            except Exception as second:
-                error.__context__ = second
         raise InvalidArgumentError(
             f"eval_fn, its arguments or the model cannot be sent to other processes ({_why(error)}). Make inside "
             "eval_fn what belongs to one process, such as open files, locks and connections; or evaluate in this "

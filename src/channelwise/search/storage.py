@@ -27,6 +27,8 @@ from channelwise.search.sampler import quiet_optuna
 
 log = logging.getLogger(__name__)
 
+NO_FILE = (None, "", ":memory:")
+"""What SQLite's URLs say instead of a path."""
 _SHARE = FloatDistribution(0.0, 1.0)
 _PARAMETERS = sqlalchemy.table(
     "trial_params", *map(sqlalchemy.column, ("trial_id", "param_name", "param_value", "distribution_json"))
@@ -43,7 +45,7 @@ class Storage:
         self.where = where
         self.optuna = get_storage(storage)
         self.path = path
-        self.shared = path is None and not isinstance(storage, InMemoryStorage)
+        self.shared = path is None and not _in_memory(storage)
         self._database = storage if isinstance(storage, RDBStorage) and _has_parameters(storage) else None
         self._synced = 0.0
         self._file = _identity(path)
@@ -160,8 +162,7 @@ def _location(place: str | os.PathLike[str]) -> tuple[URL, Path | None]:
             raise InvalidArgumentError(
                 f"storage={text!r} is not a database URL, such as postgresql://user:password@host/database."
             ) from error
-        local = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
-        return url, Path(str(url.database)) if local else None
+        return url, Path(str(url.database)) if _is_sqlite(url) and url.database not in NO_FILE else None
     path = Path(text)
     return URL.create("sqlite", database=str(path)), path
 
@@ -197,6 +198,17 @@ def _connected(url: URL, path: Path | None, *, copy: Path | None = None) -> Iter
         # Without connections, SQLite leaves a single file.
         database.remove_session()
         database.engine.dispose()
+
+
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _in_memory(storage: BaseStorage) -> bool:
+    """Whether no other process can see a storage, and no other thread a database in memory."""
+    if isinstance(storage, RDBStorage):
+        return _is_sqlite(storage.engine.url) and storage.engine.url.database in NO_FILE
+    return isinstance(storage, InMemoryStorage)
 
 
 def _has_parameters(database: RDBStorage) -> bool:
