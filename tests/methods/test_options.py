@@ -13,6 +13,8 @@ from tests.methods.searched import INPUTS as WIDE_INPUTS
 from tests.methods.searched import LOADER, Logged, nearness, wide
 from tests.methods.small import INPUTS, Counted, closeness, evaluations, net
 
+GRAPH = cw.trace(net(), INPUTS)
+
 
 @pytest.mark.parametrize(
     ("make", "message"),
@@ -30,8 +32,21 @@ from tests.methods.small import INPUTS, Counted, closeness, evaluations, net
         (lambda: cw.Repair(INPUTS), r"loader is a tensor"),
         (lambda: cw.Repair(calibration_fn=3), r"calibration_fn must be a function"),
         (lambda: cw.Repair(compensate=True), r"compensate=True needs calibration images"),
-        (lambda: cw.Iterative(net()), r"channelwise\.trace\(model, inputs\) returns, not Net"),
-        (lambda: cw.OneStep(net()), r"channelwise\.trace\(model, inputs\) returns, not Net"),
+        (
+            lambda: cw.Iterative(net()),
+            r"graph must be of the class ChannelGraph, such as channelwise\.trace\(model, inputs\), not",
+        ),
+        (lambda: cw.OneStep(net()), r"graph must be of the class ChannelGraph"),
+        (
+            lambda: cw.OneStep(GRAPH, LOADER),
+            r"repair must be of the class Repair, such as Repair\(images\), not a list",
+        ),
+        (lambda: cw.OneStep(GRAPH, channels="l1"), r"channels must be of the class Channels"),
+        (lambda: cw.OneStep(GRAPH).search(0.5, cw.Evaluation(closeness)), r"target must be of the class Target"),
+        (lambda: cw.OneStep(GRAPH).search(cw.Target(0.5), closeness), r"evaluation must be of the class Evaluation"),
+        (lambda: cw.OneStep(GRAPH).results(0.5), r"target must be of the class Target"),
+        (lambda: cw.Iterative(GRAPH).ana(closeness), r"evaluation must be of the class Evaluation"),
+        (lambda: cw.Iterative(GRAPH).prune(0.5), r"target must be of the class Target"),
         (lambda: cw.OneStep(cw.trace(net(), INPUTS), folder=3), r"folder=3: must be a path"),
     ],
 )

@@ -7,18 +7,19 @@ import os
 from collections.abc import Sequence
 from numbers import Real
 
-from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError
+from channelwise.inputs.check import describe
 
 MODES = ("sparse", "slim")
 
 
-def check_graph(graph: object) -> None:
-    """``graph`` is a traced model."""
-    if not isinstance(graph, ChannelGraph):
-        raise InvalidArgumentError(
-            f"graph must be what channelwise.trace(model, inputs) returns, not {type(graph).__name__}."
-        )
+def check_kinds(*wanted: tuple[object, str, type, str]) -> None:
+    """Each value with its name, the class it must be of, and how to make one."""
+    for value, name, kind, example in wanted:
+        if not isinstance(value, kind):
+            raise InvalidArgumentError(
+                f"{name} must be of the class {kind.__name__}, such as {example}, not {describe(value)}."
+            )
 
 
 def check_one_of(**targets: object) -> None:

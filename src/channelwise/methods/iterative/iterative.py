@@ -19,7 +19,7 @@ from channelwise.execution import Executor
 from channelwise.execution.where import Where
 from channelwise.inputs.check import model_device
 from channelwise.methods.arguments import (
-    check_graph,
+    check_kinds,
     check_mode,
     check_one_of,
     check_path,
@@ -65,7 +65,10 @@ class Iterative:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        check_graph(self.graph)
+        check_kinds(
+            (self.graph, "graph", ChannelGraph, "channelwise.trace(model, inputs)"),
+            (self.channels, "channels", Channels, "Channels(excludes=[...])"),
+        )
         check_path("folder", self.folder)
 
     def ana(self, evaluation: Evaluation, *, where: Where = Where(), forced: bool = False) -> None:
@@ -85,6 +88,10 @@ class Iterative:
             InvalidArgumentError: there is no such device or executor.
             NothingToPruneError: no group is left.
         """
+        check_kinds(
+            (evaluation, "evaluation", Evaluation, "Evaluation(eval_fn, args)"),
+            (where, "where", Where, "Where(workers=2)"),
+        )
         place = where.place(model_device(self.graph.model))
         channels, structure = self.channels, self.graph.structure
         excluded = excluded_groups(self.graph, channels.excludes, with_group_conv=channels.with_group_conv)
@@ -123,6 +130,8 @@ class Iterative:
             UnreachableTargetError: with the reachable range.
         """
         check_one_of(target=target, threshold=threshold, spec_path=spec_path)
+        if target is not None:
+            check_kinds((target, "target", Target, "Target(macs=0.5)"))
         tolerated = check_threshold(threshold) if threshold is not None else None
         check_path("spec_path", spec_path)
         check_mode(mode)

@@ -20,7 +20,7 @@ from channelwise.evaluate.repair import Repair, has_batch_norm
 from channelwise.execution import Executor
 from channelwise.execution.where import Where
 from channelwise.inputs.check import model_device
-from channelwise.methods.arguments import check_graph, check_mode, check_path
+from channelwise.methods.arguments import check_kinds, check_mode, check_path
 from channelwise.methods.excluded_groups import excluded_groups
 from channelwise.methods.info_file import write_info
 from channelwise.methods.one_step.priors import priors
@@ -72,7 +72,11 @@ class OneStep:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        check_graph(self.graph)
+        check_kinds(
+            (self.graph, "graph", ChannelGraph, "channelwise.trace(model, inputs)"),
+            (self.repair, "repair", Repair, "Repair(images)"),
+            (self.channels, "channels", Channels, "Channels(excludes=[...])"),
+        )
         check_path("folder", self.folder)
 
     def search(
@@ -104,6 +108,12 @@ class OneStep:
                 fail are left out.
             ResultsFileError: the file is of another network, damaged, of a newer version, or in use by another run.
         """
+        check_kinds(
+            (target, "target", Target, "Target(macs=0.5)"),
+            (evaluation, "evaluation", Evaluation, "Evaluation(eval_fn, args)"),
+            (options, "options", SearchOptions, "SearchOptions(candidates=100)"),
+            (where, "where", Where, "Where(workers=2)"),
+        )
         graph, channels, repair = self.graph, self.channels, self.repair
         guided = get_strategy(options.strategy).guided
         place = where.place(model_device(graph.model))
@@ -190,6 +200,8 @@ class OneStep:
         Raises:
             ResultsFileError: there is no such search, or the file cannot be read.
         """
+        if target is not None:
+            check_kinds((target, "target", Target, "Target(macs=0.5)"))
         searches = read_searches(self._storage, self.graph.structure)
         present = fingerprint(self.graph.tensors())
         # The latest comes last. A search without scores comes before all others.
