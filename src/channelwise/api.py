@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import nn
 from channelwise import cost
 from channelwise.errors import ChannelwiseError, InvalidArgumentError, TraceError
 from channelwise.inputs.check import check_model
-from channelwise.inputs.example import as_arguments, is_constant, own_copy, varied
+from channelwise.inputs.example import as_arguments, own_copy
 from channelwise.inputs.tree import tensors_in
 from channelwise.report.graph import graph_table
 from channelwise.select.channels import select
@@ -22,17 +21,13 @@ from channelwise.select.excludes import match_excludes
 from channelwise.selection import Selection
 from channelwise.solve.build import build, group_labels
 from channelwise.structure import Cause, Frozen, Group, Reason, Structure
-from channelwise.surgery import clone_module, masked_model, slim_model, sparse_model
-from channelwise.surgery.clone import like_parameter
+from channelwise.surgery import slim_model, sparse_model
+from channelwise.surgery.clone import clone_module
 from channelwise.tensors import named_tensors
 from channelwise.tracing.dispatch import WritesParameters
-from channelwise.tracing.recording import Trace, tensors_with_role
+from channelwise.tracing.recording import Trace
 from channelwise.tracing.tracer import trace_passes, undisturbed_randomness
-from channelwise.verify.built import Built
-from channelwise.verify.elsewhere import follow_elsewhere, numbers_elsewhere
-from channelwise.verify.trials import removed_in
-from channelwise.verify.tryout import Tryout
-from channelwise.verify.verifier import Verifier
+from channelwise.verify import verified
 
 
 class ChannelGraph:
@@ -136,11 +131,7 @@ def trace(
     tensors = tensors_in([list(args), named])
     with undisturbed_randomness([*tensors, *model.parameters()]), _no_garbage_collection():
         try:
-            share = True
-            recorded = trace_passes(_private_copy(model, share=share), args, named, shared=share)
-        except WritesParameters:
-            share = False
-            recorded = trace_passes(_private_copy(model, share=share), args, named, shared=share)
+            recorded, shared = _recorded(model, args, named)
         except ChannelwiseError:
             raise
         except Exception as error:
@@ -151,34 +142,20 @@ def trace(
                 f"({_shapes(tensors)}): {error}"
             ) from error
         _exclude(recorded, excludes, model)
-        if not verify or not (recorded.space.questions or numbers_elsewhere(recorded)):
-            return ChannelGraph(model, build(recorded))
+        if not verify:
+            return ChannelGraph(model, build(recorded).structure)
+        return ChannelGraph(model, verified(recorded, model, args, named, shared=shared))
 
-        varying = _without_constants(model)
 
-        @cache
-        def stand_in(trial: int) -> nn.Module:
-            return _with_other_signs(varying, recorded, trial)
-
-        built = Built()
-        tryout = Tryout(
-            recorded,
-            varied(args),
-            varied(named),
-            slim=lambda structure, kept, trial: built.note(
-                slim_model(stand_in(trial), structure, Selection(kept), share_untouched=share)
-            ),
-            masked=lambda structure, kept, trial: built.note(masked_model(stand_in(trial), structure, Selection(kept))),
-            built=built,
-        )
-        structure = follow_elsewhere(
-            recorded,
-            Verifier(recorded, tryout).run(),
-            lambda structure: tryout.slim(structure, removed_in(structure, structure.full(), 0), 0),
-            tryout.args,
-            tryout.kwargs,
-        )
-        return ChannelGraph(model, structure)
+def _recorded(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Trace, bool]:
+    """The trace, and whether the private copy shared the user's parameters: not if the model writes into its own."""
+    for shared in (True, False):
+        copies = {id(p): p for p in model.parameters()} if shared else {}
+        try:
+            return trace_passes(clone_module(model, copies), args, kwargs, shared=shared), shared
+        except WritesParameters:
+            continue
+    raise AssertionError("a model that owns its parameters may write into them")
 
 
 @contextmanager
@@ -197,55 +174,12 @@ def _exclude(recorded: Trace, excludes: Any, model: nn.Module) -> None:
     """Freeze the channels that the user wants to stay."""
     if not excludes:
         return
-    structure = build(recorded)
+    structure = build(recorded).structure
     for name in match_excludes(structure, excludes, model):
         recorded.space.freeze(
             group_labels(recorded, structure.group(name)),
             Reason("excluded", "", "excluded by the user", Cause.EXCLUDED),
         )
-
-
-def _private_copy(model: nn.Module, *, share: bool) -> nn.Module:
-    return clone_module(model, {id(p): p for p in model.parameters()} if share else {})
-
-
-def _without_constants(model: nn.Module) -> nn.Module:
-    """A copy whose constant tensors (fresh norms, zero-initialised gates) are random, so that no mismatch hides."""
-    generator = torch.Generator().manual_seed(0)
-    replace: dict[int, torch.Tensor] = {id(p): p for p in model.parameters()}
-    for tensor in named_tensors(model).values():
-        if not tensor.is_floating_point() or tensor.numel() < 2 or not is_constant(tensor):
-            continue
-        values = (torch.rand(tensor.shape, generator=generator) * 0.5 + 0.75).to(tensor.device, tensor.dtype)
-        replace[id(tensor)] = nn.Parameter(values, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values
-    return clone_module(model, replace).eval()
-
-
-_SMALL_KERNEL = 4096
-"""Weights that a kernel has at most where its few channels may be positive by chance."""
-
-
-def _with_other_signs(model: nn.Module, recorded: Trace, trial: int) -> nn.Module:
-    """A copy in which what layers add has all signs turned in the second trial, and random ones in later ones.
-
-    It is small in every second trial, so that it does not decide about signs. Small kernels have other signs in all
-    trials: half of them in each row, as few channels may be positive by chance.
-    """
-    generator = torch.Generator().manual_seed(trial)
-    shifts, kernels = (tensors_with_role(recorded, role) for role in ("shift", "output"))
-    turned: dict[int, torch.Tensor] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        values = parameter.detach()
-        if name in shifts and trial > 0:
-            signs = torch.randint(2, values.shape, generator=generator) * 2 - 1 if trial > 1 else torch.tensor(-1)
-            values = values * 0.1 if trial % 2 else values
-        elif name in kernels and values.ndim > 1 and values.numel() <= _SMALL_KERNEL:
-            ranks = torch.rand(values.shape, generator=generator).flatten(1).argsort(1).argsort(1)
-            values, signs = values.abs(), (ranks % 2 * 2 - 1).reshape(values.shape)
-        else:
-            continue
-        turned[id(parameter)] = like_parameter(parameter, values * signs.to(values.device, values.dtype))
-    return clone_module(model, {id(p): p for p in model.parameters()} | turned) if turned else model
 
 
 def _shapes(tensors: Sequence[torch.Tensor]) -> str:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -143,6 +144,14 @@ class Size:
 
     constant: float
     terms: tuple[tuple[str, float], ...] = ()
+
+    def plus(self, other: Size, times: Fraction = Fraction(1)) -> Size:
+        """The sum of this and another form that counts so many times."""
+        terms = dict(self.terms)
+        for group, m in other.terms:
+            terms[group] = terms.get(group, 0.0) + m * float(times)
+        constant = self.constant + other.constant * float(times)
+        return Size(constant, tuple((group, m) for group, m in terms.items() if m))
 
     def __call__(self, kept: Mapping[str, int]) -> int:
         return round(self.constant + sum(m * kept[g] for g, m in self.terms))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from channelwise.solve.exactness import judged
 from channelwise.solve.minimum import with_least
+from channelwise.solve.numbers import Followed, contradictions, joins, used_numbers
 from channelwise.structure import (
     Cause,
     Frozen,
@@ -24,24 +26,53 @@ from channelwise.structure import (
     owner,
     part_size,
 )
-from channelwise.tracing.labels import EqualParts
-from channelwise.tracing.recording import Followed, Trace
+from channelwise.tracing.labels import EqualParts, LabelSpace
+from channelwise.tracing.recording import Trace
 
 _ROLES: tuple[Role, ...] = ("other", "output", "input", "scale", "shift")
 
 
-def build(
-    trace: Trace, banned: Sequence[tuple[np.ndarray, Reason]] = (), following: Collection[Followed] = ()
-) -> Structure:
-    """Turn a trace into groups, frozen slots with reasons, sizes and MAC terms.
+Ban = tuple[np.ndarray, Reason]
+"""Labels that must stay, as verification found out, and why."""
 
-    ``banned`` are labels that verification found must stay, ``following`` the attributes that follow channels.
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A structure, and which channels the labels of its trace became.
+
+    ``channel`` (labels,): the channel of every label. ``stays`` (channels,): whether it must stay. ``group_of``
+    (channels,): the number of its group in ``structure.groups``, -1 for none.
     """
-    space = trace.space
-    for labels, reason in banned:
+
+    structure: Structure
+    channel: np.ndarray
+    stays: np.ndarray
+    group_of: np.ndarray
+
+    def groups_of(self, channels: np.ndarray) -> set[str]:
+        """The names of the groups that these channels are in."""
+        return {self.structure.groups[k].name for k in np.unique(self.group_of[channels]).tolist() if k >= 0}
+
+    def channels_of(self, trace: Trace, group: Group) -> np.ndarray:
+        """The channels of a group, in its own order, (size,)."""
+        slots = group.slots[0]
+        axis = trace.tensors[slots.tensor].axes[slots.axis]
+        assert axis is not None
+        return self.channel[axis[slots.index[:, 0]]]
+
+
+def build(trace: Trace, bans: Sequence[Ban] = (), numbers: Collection[Followed] | None = None) -> Solution:
+    """Turn a trace into groups, frozen slots with reasons, sizes and MAC terms. The trace stays as it is.
+
+    Arguments:
+        bans: labels that must stay on top of what the trace says.
+        numbers: the numbers that follow the channels, see `channelwise.solve.numbers`; None: all of attributes that the
+            code used.
+    """
+    space = trace.space.copy()
+    for labels, reason in bans:
         space.freeze(labels, reason)
-    layout, groups, group_of = _groups(trace)
-    sizes = _Sizes(layout.comp, group_of, groups)
+    layout, groups, group_of, sizes = _agreeing(trace, space)
     tensor_sizes = {}
     for name, tensor in trace.tensors.items():
         tensor_sizes[name] = tuple(sizes.of(axis, n) for axis, n in zip(tensor.axes, tensor.info.shape, strict=True))
@@ -57,32 +88,48 @@ def build(
         )
         for name, call in trace.calls.items()
     }
-    candidates = {(c.module, c.attribute): c for c in [*trace.elsewhere, *trace.compared, *trace.candidates]}
-    numbers = [
-        Number(c.module, c.attribute, sizes.of(c.labels, c.labels.size))
-        for c in candidates.values()
-        if (c.cls, c.attribute) in following
-    ]
-    numbers = [number for number in numbers if number.size.terms]
-    groups, norms = judged(trace, layout.comp, groups, group_of, {number.module for number in numbers})
-    return Structure(
+    followed = used_numbers(trace) if numbers is None else numbers
+    found = [Number(module, path, one.size(sizes.whole)) for one in followed for module, path in one.places]
+    found = [number for number in found if number.size.terms]
+    groups, norms = judged(trace, layout.comp, groups, group_of, {number.module for number in found})
+    structure = Structure(
         tensors={n: t.info for n, t in trace.tensors.items()},
         tensor_sizes=tensor_sizes,
         groups=groups,
         frozen=layout.frozen(group_of),
         macs=macs,
         module_sizes=modules,
-        numbers=tuple(numbers),
+        numbers=tuple(found),
         norms=norms,
         aliases=dict(trace.aliases),
         notes=tuple(trace.notes),
     )
+    return Solution(structure, layout.comp, layout.frozen_comp, group_of)
 
 
-def _groups(trace: Trace) -> tuple[_Layout, tuple[Group, ...], np.ndarray]:
+def _agreeing(trace: Trace, space: LabelSpace) -> tuple[_Layout, tuple[Group, ...], np.ndarray, _Sizes]:
+    """Groups in which every number that the code uses is right: runs that need it go together, or stay."""
+    pairs = list(joins(trace))
+    while True:
+        layout, groups, group_of = _groups(trace, space)
+        sizes = _Sizes(layout.comp, group_of, groups)
+        # Runs that are as long as each other whatever is removed need not go together.
+        loose = [(a, b) for a, b in pairs if sizes.whole(a) != sizes.whole(b)]
+        for one, other in loose:
+            space.join(one, other)
+        wrong = [] if loose else list(contradictions(trace, sizes.whole))
+        for use, runs in wrong:
+            text = "a number that the code computes is how many there are only as long as all of them stay"
+            for labels in runs:
+                space.freeze(labels, Reason("number", use.module, text, Cause.CODE))
+        if not loose and not wrong:
+            return layout, groups, group_of, sizes
+
+
+def _groups(trace: Trace, space: LabelSpace) -> tuple[_Layout, tuple[Group, ...], np.ndarray]:
     """The layout, the groups, and the group index of every channel; groups of which all must stay are none."""
     while True:
-        layout, parts = _resolve_parts(trace)
+        layout, parts = _resolve_parts(trace, space)
         groups, group_of = layout.groups(parts)
         groups = with_least(trace, layout.comp, groups, group_of)
         whole = [group for group in groups if group.least >= part_size(group)]
@@ -90,7 +137,7 @@ def _groups(trace: Trace) -> tuple[_Layout, tuple[Group, ...], np.ndarray]:
             return layout, groups, group_of
         for group in whole:
             reason = Reason("single", "", f"there are no more than {group.least}: {group.least_because}", Cause.SINGLE)
-            trace.space.freeze(group_labels(trace, group), reason)
+            space.freeze(group_labels(trace, group), reason)
 
 
 def group_labels(trace: Trace, group: Group, channels: np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -103,16 +150,15 @@ def group_labels(trace: Trace, group: Group, channels: np.ndarray | slice = slic
     return np.concatenate(found)
 
 
-def _resolve_parts(trace: Trace) -> tuple[_Layout, list[EqualParts]]:
+def _resolve_parts(trace: Trace, space: LabelSpace) -> tuple[_Layout, list[EqualParts]]:
     """Keep the constraints under which every part may choose for itself; tie the parts of all others, index by index.
 
     A constraint stays loose when its labels are distinct channels that make up one group, none frozen and none subject
     to another constraint. Ties only join more channels, so this ends.
     """
-    space = trace.space
     constraints = list(space.parts)
     while True:
-        layout = _Layout(trace, space.components())
+        layout = _Layout(trace, space, space.components())
         loose: list[EqualParts] = []
         tied: list[EqualParts] = []
         part_of: dict[int, tuple[int, int]] = {}
@@ -137,9 +183,8 @@ def _resolve_parts(trace: Trace) -> tuple[_Layout, list[EqualParts]]:
 class _Layout:
     """Where channels have their slots, and which of them form a group."""
 
-    def __init__(self, trace: Trace, comp: np.ndarray) -> None:
-        self.trace, self.comp = trace, comp
-        space = trace.space
+    def __init__(self, trace: Trace, space: LabelSpace, comp: np.ndarray) -> None:
+        self.space, self.comp = space, comp
         self.axes: list[tuple[str, int]] = []
         slots, axis_of, index = [], [], []
         for tensor, its in trace.tensors.items():
@@ -244,7 +289,7 @@ class _Layout:
 
     def frozen(self, group_of: np.ndarray) -> tuple[Frozen, ...]:
         """Slots that must stay, by tensor axis and reasons."""
-        space = self.trace.space
+        space = self.space
         reasons: dict[int, list[Reason]] = defaultdict(list)
         for node, reason in space.reasons.items():
             reasons[int(self.comp[node])].append(reason)
@@ -279,6 +324,10 @@ class _Sizes:
         self.groups = groups
         self.sizes = np.array([g.size for g in groups] or [1])
         self.cache: dict[tuple[int, int, int, int], tuple[np.ndarray, Size]] = {}
+
+    def whole(self, labels: np.ndarray) -> Size:
+        """How many of these labels are kept."""
+        return self.of(labels, labels.size)
 
     def of(self, labels: np.ndarray | None, n: int) -> Size:
         """The length of an axis of ``n`` elements with these labels (those of several blocks: per block)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,12 @@ import torch
 
 from channelwise.structure import Cause, Reason
 from channelwise.tracing.labels import LABEL, LabelMap, LabelSpace
+from channelwise.tracing.provenance import Traced, Use
 
 Maps = tuple[LabelMap, ...]
+
+HEADS = re.compile(r"(^|_)n?heads?(_\w)?$")
+"""The names by which modules keep how many attention heads they have: ``num_heads``, ``heads``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,34 +42,32 @@ class TraceContext:
     """The state of one run of the model under the tracer.
 
     ``module`` is the qualified name of the module being executed, ``operation`` the ATen operator.
-    ``heads`` are the numbers of attention heads that the module's attributes tell.
+    ``heads`` are the numbers of attention heads that the module's attributes tell; ``repeats``: what is expanded to so
+    many is equal for all heads.
     ``adapts`` is true inside calls that compute their sizes from their input (``flatten``, ``chunk`` …).
-    ``runs`` are the labels that operations with constant sizes saw side by side, with the module; ``adapting_runs``
-    are those of operations inside calls that adapt.
-    ``read`` and ``given`` are labels of which a module's code read the number, or laid a tensor out by one.
-    ``done``: what was computed from labelled tensors, apart from batch norm: operation, module, a label of each.
-    ``random``: an operation gave random numbers.
-    ``free_axis`` is the axis of a requested shape whose length is given as -1, and so adapts.
+    ``numbers`` are the traced numbers that the user's code gave to the running function, ``sizes`` the shape that it
+    asked for, and ``free_axis`` the axis of it whose length is given as -1, and so adapts.
+    ``uses`` are what numbers were used for.
+    ``runs`` are the labels that operations saw side by side, with the module.
     """
 
     space: LabelSpace
     module: str = ""
     module_type: type = torch.nn.Module
     heads: frozenset[int] = frozenset()
+    repeats: frozenset[int] = frozenset()
     operation: str = ""
     adapts: bool = False
+    numbers: tuple[Traced, ...] = ()
+    sizes: tuple[int, ...] = ()
     free_axis: int | None = None
+    uses: list[Use] = field(default_factory=list)
     macs: list[MacRecord] = field(default_factory=list)
     runs: list[tuple[str, tuple[np.ndarray, ...]]] = field(default_factory=list)
-    read: list[tuple[str, np.ndarray]] = field(default_factory=list)
-    given: list[tuple[str, np.ndarray]] = field(default_factory=list)
-    adapting_runs: list[tuple[str, tuple[np.ndarray, ...]]] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
-    done: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
-    random: bool = False
     _known: dict[int, _Known] = field(default_factory=dict)
     _most_known: int = 256
-    _fresh: dict[int, weakref.ref[torch.Tensor]] = field(default_factory=dict)
+    _fresh: dict[int, tuple[weakref.ref[torch.Tensor], tuple[Traced, ...]]] = field(default_factory=dict)
     _pending: dict[int, tuple[weakref.ref[torch.Tensor], np.ndarray, Reason]] = field(default_factory=dict)
     _nonzero_storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
 
@@ -96,12 +99,17 @@ class TraceContext:
 
     def mark_fresh(self, tensor: torch.Tensor) -> None:
         """The tensor was just made of equal or random elements, by a size that may or may not be a constant."""
-        self._fresh[id(tensor)] = weakref.ref(tensor)
+        self._fresh[id(tensor)] = weakref.ref(tensor), self.numbers
 
     def is_fresh(self, tensor: torch.Tensor) -> bool:
         """Whether the tensor was made in this run and its elements are exchangeable."""
         made = self._fresh.get(id(tensor))
-        return made is not None and made() is tensor
+        return made is not None and made[0]() is tensor
+
+    def meets_fresh(self, tensor: torch.Tensor, labels: np.ndarray) -> None:
+        """Numbers that gave a fresh tensor its size stand for labels that it meets."""
+        if self.is_fresh(tensor):
+            self._stand(self._fresh[id(tensor)][1], labels.size, labels)
 
     def freeze_when_used(self, tensor: torch.Tensor, labels: np.ndarray, text: str) -> None:
         """Freeze labels once an operation reads ``tensor``; asking for its shape alone does no harm."""
@@ -182,13 +190,40 @@ class TraceContext:
         """
         if always or not self.adapts:
             self.space.ask(labels, self.because(text), whole)
-            self.saw(labels)
 
     def saw(self, *runs: np.ndarray) -> None:
-        """The user's code may know the lengths of these runs of labels."""
+        """An operation saw these runs of labels side by side."""
         seen = tuple(labels.reshape(-1) for labels in runs if labels.size > 1)
         if seen:
-            (self.adapting_runs if self.adapts else self.runs).append((self.module, seen))
+            self.runs.append((self.module, seen))
+
+    def stands(self, value: int, labels: np.ndarray, axis: int | None = None) -> None:
+        """A number that the running function was given, this ``value``, stands for a run of as many labels.
+
+        ``axis``: that of the shape which the function was asked for.
+        """
+        if self.adapts:
+            return
+        if axis is not None and axis < len(self.sizes) and isinstance(self.sizes[axis], Traced):
+            self._stand((self.sizes[axis],), value, labels)  # type: ignore[arg-type]
+        elif axis is None or not self.sizes:
+            self._stand(self.numbers, value, labels)
+
+    def _stand(self, numbers: Iterable[Traced], value: int, labels: np.ndarray) -> None:
+        for number in numbers if labels.size > 1 else ():
+            if int(number) == value == labels.size:
+                self.uses.append(Use(number, labels.reshape(-1), self.module))
+
+    def is_number_of_heads(self, axis: int, length: int) -> bool:
+        """Whether an axis of the shape that is asked for is one of attention heads, by the name of its number."""
+        number = self.sizes[axis] if axis < len(self.sizes) else None
+        if isinstance(number, Traced) and number.origin is not None and number.origin.places:
+            return HEADS.search(number.origin.name) is not None
+        return length in self.heads
+
+    def is_named(self, axis: int) -> bool:
+        """Whether an axis of the shape that is asked for has a length with an origin."""
+        return axis < len(self.sizes) and isinstance(self.sizes[axis], Traced)
 
     def inexact(self, labels: np.ndarray, text: str) -> None:
         """Zeroing these labels is not the same as removing them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +17,7 @@ from channelwise.tracing.context import TraceContext
 from channelwise.tracing.memory.copies import Copy, depends_on_widths
 from channelwise.tracing.memory.flow import Flow
 from channelwise.tracing.outline import HEAVY, zeros_instead
+from channelwise.tracing.program import Kind, Program, kind_of
 from channelwise.tracing.rules.pointwise import is_pointwise, pointwise
 
 logger = logging.getLogger(__name__)
@@ -29,33 +30,31 @@ class WritesParameters(BaseException):
     """
 
 
-_FILLED = ("empty", "full", "ones", "zeros")
-_IDLE = {
-    getattr(torch.ops.aten, name)
-    for name in ("alias", "clone", "contiguous", "copy_", "detach", "_to_copy")
-    + tuple(f"new_{name}" for name in _FILLED)
-    + tuple(f"{name}_like" for name in _FILLED)
-}
-"""Operations that compute nothing from the values of their argument."""
+_FACTORIES = {getattr(torch.ops.aten, name) for name in ("empty", "full", "ones", "zeros", "rand", "randn")}
 
-_FACTORIES = {getattr(torch.ops.aten, name) for name in (*_FILLED, "rand", "randn")}
+_DECIDING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+_PICKING = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_, torch.ops.aten.masked_select}
+"""Operators of which masks decide how many elements there are."""
 
 
 class LabelMode(TorchDispatchMode):
     """Runs every operator as it is and lets its rule carry the labels on.
 
-    ``flow`` notes, if it is given, what the operators read and write, and ``copies`` those that depend on widths.
+    ``program`` notes the operations and ``flow`` what they read and write; ``copies`` are those that depend on widths.
+    ``outlined``: costly operators give zeros, which is quicker and shows the same labels. WritesParameters is raised
+    before anything is written into ``protected`` tensors.
     """
 
     def __init__(
-        self, ctx: TraceContext, protected: Iterable[torch.Tensor], outline: bool, flow: Flow | None = None
+        self, ctx: TraceContext, program: Program, *, outlined: bool, protected: Iterable[torch.Tensor] = ()
     ) -> None:
         super().__init__()
-        self.ctx = ctx
-        self.outline = outline
-        self.flow = flow
+        self.ctx, self.program, self.outlined = ctx, program, outlined
+        self.flow = Flow()
         self.copies: list[Copy] = []
         self.protected = {t.untyped_storage()._cdata for t in protected}
+        self.drawn = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # What the rules ask of tensors is nothing that the function watch should see.
@@ -68,23 +67,22 @@ class LabelMode(TorchDispatchMode):
         return False
 
     def _follow(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        rule, elementwise, composite, random = _lookup(func)
-        if composite:
+        known_as = _lookup(func)
+        if known_as.composite:
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         ctx = self.ctx
-        ctx.random |= random and not _keeps_all(func, args, kwargs)
         if self.protected and func._schema.is_mutable:
             if any(t.untyped_storage()._cdata in self.protected for t in _written(func, args, kwargs)):
                 raise WritesParameters
         inputs = tensors_in(args) + tensors_in(kwargs)
         known = [t for t in inputs if ctx.knows(t)]
-        out = zeros_instead(func, args) if self.outline and func in HEAVY else func(*args, **kwargs)
-        if self.flow is not None:
-            written = _written(func, args, kwargs) if func._schema.is_mutable else []
-            self.flow.add(func.overloadpacket.__name__.rstrip("_"), inputs, tensors_in(out), written, len(ctx.macs))
+        ctx.operation = known_as.name
+        out = self._computed(func, known_as, args, kwargs, known)
+        written = _written(func, args, kwargs) if func._schema.is_mutable else []
+        self.flow.add(func.overloadpacket.__name__.rstrip("_"), inputs, tensors_in(out), written)
         if not known:
             if not inputs and func.overloadpacket in _FACTORIES:
                 ctx.mark_fresh(out)
@@ -92,20 +90,54 @@ class LabelMode(TorchDispatchMode):
         ctx.use(known)
         for tensor in known:
             ctx.touched.add(id(tensor))
-        ctx.operation = str(func)
-        maps = [found[0] for found in map(ctx.maps, known) if found]
-        if maps:
-            if func.overloadpacket not in _IDLE and "batch_norm" not in ctx.operation:
-                ctx.done.append((ctx.operation, ctx.module, tuple(m.labels.flat[0] for m in maps)))
-        else:
+        if not any(ctx.maps(t) for t in known):
             weight = all(ctx.is_weight(t) for t in known)
             for tensor in tensors_in(out):
                 if not ctx.knows(tensor):
                     ctx.set(tensor, (), weight)
+        # Element-wise operations show in their results what they were given.
+        computes = known_as.kind is Kind.COMPUTING
+        given = [self.program.result(ctx, t) for t in known] if computes and not known_as.elementwise else []
+        self._label(func, known_as, out, args, kwargs, known)
+        if known_as.kind is not Kind.LAYOUT:
+            results = [self.program.result(ctx, t) for t in tensors_in(out)] if computes else []
+            constants = [t for t in inputs if not ctx.knows(t)] if len(known) < len(inputs) else ()
+            self.program.add(ctx, func, args, kwargs, (*given, *results), constants)
+        if func is torch.ops.aten.clone.default and kwargs.get("memory_format") is not None:
+            self._note_copy(args[0], out, kwargs["memory_format"])
+        return out
+
+    def _computed(
+        self, func: Any, known_as: _Known, args: Any, kwargs: dict[str, Any], known: list[torch.Tensor]
+    ) -> Any:
+        """What the operator gives: zeros for costly ones if outlined; what decides is what decided in the first run."""
+        if known_as.random:
+            # The same numbers, whatever was drawn before: constants must not differ by chance.
+            self.drawn += 1
+            torch.default_generator.manual_seed(self.drawn)
+        ctx = self.ctx
+        if func.overloadpacket in _PICKING:
+            masks = [t for t in tensors_in(args[1:2]) if t.dtype in (torch.bool, torch.uint8) and not ctx.maps(t)]
+            shown = {id(t): self.program.decide("mask", ctx.module, t) for t in masks}
+            if any(shown[id(t)] is not t and shown[id(t)].shape == t.shape for t in masks):
+                args = (args[0], _replaced(args[1], shown), *args[2:])
+        if self.outlined and func in HEAVY:
+            return zeros_instead(func, args, kwargs)
+        out = func(*args, **kwargs)
+        if known_as.decides and known and not any(ctx.maps(t) for t in known):
+            decided = self.program.decide(known_as.name, ctx.module, out)
+            return decided.clone() if isinstance(decided, torch.Tensor) and decided is not out else decided
+        return out
+
+    def _label(
+        self, func: Any, known_as: _Known, out: Any, args: Any, kwargs: dict[str, Any], known: list[torch.Tensor]
+    ) -> None:
+        """Let the rule carry the labels on."""
+        ctx = self.ctx
         try:
-            if rule is not None:
-                rule(ctx, out, *args, **kwargs)
-            elif elementwise:
+            if known_as.rule is not None:
+                known_as.rule(ctx, out, *args, **kwargs)
+            elif known_as.elementwise:
                 if any(ctx.maps(t) for t in known):
                     pointwise(ctx, out, func, args, kwargs)
             elif tensors_in(out):
@@ -116,17 +148,14 @@ class LabelMode(TorchDispatchMode):
             ctx.freeze_all(known, f"the rule for {func} failed: {type(error).__name__}")
             for tensor in tensors_in(out):
                 ctx.set(tensor, ())
-        if self.flow is not None and func is torch.ops.aten.clone.default and kwargs.get("memory_format") is not None:
-            self._note_copy(self.flow, args[0], out, kwargs["memory_format"])
-        return out
 
-    def _note_copy(self, flow: Flow, x: torch.Tensor, out: torch.Tensor, memory_format: torch.memory_format) -> None:
+    def _note_copy(self, x: torch.Tensor, out: torch.Tensor, memory_format: torch.memory_format) -> None:
         maps = self.ctx.maps(x)
         labelled = {axis for m in maps for axis, length in enumerate(m.labels.shape) if length > 1}
         if maps and depends_on_widths(x, labelled, memory_format):
-            source, target = flow.storages([x, out])
+            source, target = self.flow.storages([x, out])
             text = "copied and written into: of one channel this would be no copy, but the tensor that it is taken from"
-            self.copies.append(Copy(source, target, len(flow.operations) - 1, maps, self.ctx.because(text)))
+            self.copies.append(Copy(source, target, len(self.flow.operations) - 1, maps, self.ctx.because(text)))
 
 
 def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
@@ -138,23 +167,35 @@ def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]
     return found
 
 
-def _keeps_all(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether this is dropout, that of attention for example, with a probability of zero."""
-    for k, argument in enumerate(func._schema.arguments):
-        if argument.name in ("p", "dropout_p", "dropout"):
-            given = args[k] if k < len(args) else kwargs.get(argument.name, argument.default_value)
-            return isinstance(given, (int, float)) and given == 0
-    return False
+def _replaced(masks: Any, shown: dict[int, torch.Tensor]) -> Any:
+    if isinstance(masks, torch.Tensor):
+        return shown.get(id(masks), masks)
+    return [m if m is None else _replaced(m, shown) for m in masks]
+
+
+class _Known(NamedTuple):
+    """What is known of an operator: its name and rule, else whether it is element-wise or may be made of simpler ones.
+
+    ``random``: it draws random numbers. ``decides``: how many elements it gives, or a number, depends on values.
+    """
+
+    name: str
+    rule: Any
+    elementwise: bool
+    composite: bool
+    random: bool
+    decides: bool
+    kind: Kind
 
 
 @cache
-def _lookup(func: Any) -> tuple[Any, bool, bool, bool]:
-    """The rule of an operator; without one, whether it is element-wise, else whether it may be made of simpler ones.
-
-    Last, whether its result is random.
-    """
+def _lookup(func: Any) -> _Known:
     rule = rules.find(func)
     elementwise = rule is None and is_pointwise(func)
     factory = func.overloadpacket in _FACTORIES
-    random = torch.Tag.nondeterministic_seeded in func.tags
-    return rule, elementwise, rule is None and not elementwise and not factory, random
+    decides = not _DECIDING.isdisjoint(func.tags) and func.overloadpacket not in _PICKING
+    return _Known(
+        str(func), rule, elementwise, rule is None and not elementwise and not factory,
+        torch.Tag.nondeterministic_seeded in func.tags, decides or "::nms" in func._schema.name,
+        kind_of(func),
+    )  # fmt: skip

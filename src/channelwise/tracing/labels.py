@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -102,6 +102,14 @@ class LabelSpace:
     roles: list[tuple[np.ndarray, Role]] = field(default_factory=list)
     solved: tuple[tuple[int, int], np.ndarray] | None = None
     _reason_nodes: dict[Reason, int] = field(default_factory=dict)
+
+    def copy(self) -> LabelSpace:
+        """Another space with the same records, to which more can be added."""
+        twin = replace(self)
+        for name in ("pairs", "inexact", "parts", "two_stay", "questions", "roles"):
+            setattr(twin, name, list(getattr(self, name)))
+        twin.reasons, twin._reason_nodes = dict(self.reasons), dict(self._reason_nodes)
+        return twin
 
     def new(self, n: int) -> np.ndarray:
         """``n`` fresh labels, (n,)."""

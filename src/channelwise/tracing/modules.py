@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from channelwise.inputs.tree import tensors_in
-from channelwise.tracing.context import Maps, TraceContext
+from channelwise.tracing.context import HEADS, Maps, TraceContext
 from channelwise.tracing.recording import CallShapes, CountedCall, Trace
 
 
@@ -109,14 +108,11 @@ def _keeps_something(module: nn.Module) -> bool:
     )
 
 
-_HEADS = re.compile(r"(^|_)n?heads?(_\w)?$")
-
-
 def _heads(module: nn.Module) -> frozenset[int]:
     """How many attention heads a user's module has, by the names that such numbers go by: ``num_heads``, ``heads``."""
     if type(module).__module__.startswith("torch.nn."):
         return frozenset()
-    return frozenset(v for name, v in module.__dict__.items() if type(v) is int and v > 1 and _HEADS.search(name))
+    return frozenset(v for name, v in module.__dict__.items() if isinstance(v, int) and v > 1 and HEADS.search(name))
 
 
 def _holds_numbers(module: nn.Module) -> bool:

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
+
+aten = torch.ops.aten
+
+HEAVY = {
+    operator.default
+    for operator in (
+        aten.convolution, aten.mm, aten.addmm, aten.bmm, aten.baddbmm,
+        aten._scaled_dot_product_flash_attention_for_cpu, aten._scaled_dot_product_flash_attention,
+        aten._scaled_dot_product_efficient_attention, aten._scaled_dot_product_cudnn_attention,
+    )
+}  # fmt: skip
+"""Operators that take most of a network's time."""
 
 
-def _convolution_shape(
-    x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, *rest: Any
-) -> list[int]:
-    transposed, output_padding, groups = rest[:3]
-    shape = [x.shape[0], weight.shape[1] * groups if transposed else weight.shape[0]]
-    for d, n in enumerate(x.shape[2:]):
-        step, border = stride[d % len(stride)], padding[d % len(padding)]
-        reach = dilation[d % len(dilation)] * (weight.shape[d + 2] - 1)
-        if transposed:
-            shape.append((n - 1) * step - 2 * border + reach + output_padding[d % len(output_padding)] + 1)
-        else:
-            shape.append((n + 2 * border - reach - 1) // step + 1)
-    return shape
-
-
-HEAVY: dict[Any, Callable[..., list[int]]] = {
-    torch.ops.aten.convolution.default: _convolution_shape,
-    torch.ops.aten.mm.default: lambda a, b: [a.shape[0], b.shape[1]],
-    torch.ops.aten.addmm.default: lambda bias, a, b: [a.shape[0], b.shape[1]],
-    torch.ops.aten.bmm.default: lambda a, b: [a.shape[0], a.shape[1], b.shape[2]],
-}
-"""Operators that take most of a network's time, and the shape of their result."""
-
-
-def zeros_instead(func: Any, args: Any) -> torch.Tensor:
-    """Zeros of the shape, type and memory format that the operator would return."""
-    first = args[0]
-    out = torch.zeros(HEAVY[func](*args), dtype=first.dtype, device=first.device)
-    if first.ndim == 4 and not first.is_contiguous() and first.is_contiguous(memory_format=torch.channels_last):
-        out = out.contiguous(memory_format=torch.channels_last)
-    return out
+def zeros_instead(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Zeros of the shapes, types and memory formats that the operator would return, by its kernel for meta tensors."""
+    device = args[0].device
+    without = tree_map_only(torch.Tensor, lambda t: t.to("meta"), (tuple(args), dict(kwargs)))
+    out = func(*without[0], **without[1])
+    return tree_map_only(torch.Tensor, lambda t: torch.zeros_like(t, device=device), out)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from channelwise.structure import Role, TensorInfo
+from channelwise.structure import TensorInfo
 from channelwise.tensors import named_tensors
+from channelwise.tracing.code.other_ways import Candidate
 from channelwise.tracing.context import MacRecord, Maps
 from channelwise.tracing.labels import LabelMap, LabelSpace, along
+from channelwise.tracing.program import Program
+from channelwise.tracing.provenance import Use
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,94 +63,39 @@ class CountedCall:
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
-    """A number of a user's module with the value that a run of ``labels`` has as its length, in module ``seen``.
+class Pass:
+    """One labelled run of the model: its arguments, its program, and whether costly operators gave zeros in it."""
 
-    ``alone``: it is in a tuple of which the other numbers were not seen together with it. ``others``: further runs that
-    are as long, which have to go together with the first if the number stands for them, too.
-    """
-
-    module: str
-    cls: type
-    attribute: str
-    labels: np.ndarray
-    seen: str
-    alone: bool
-    others: tuple[np.ndarray, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class SameWidth:
-    """Two runs of equally many labels in a module whose code may take their numbers to be equal: ``read`` of one
-    tensor, and ``given`` for the size of another; or one attribute stands for both."""
-
-    module: str
-    read: np.ndarray
-    given: np.ndarray
-
-
-Followed = tuple[type, str]
-"""A number of all modules of a class."""
-
-
-def same_widths(read: Sequence[tuple[str, np.ndarray]], given: Sequence[tuple[str, np.ndarray]]) -> list[SameWidth]:
-    """Every pair once of a read and a given run of labels of one module that may have to be equally long."""
-    found: dict[tuple[str, bytes, bytes], SameWidth] = {}
-    for module, one in read:
-        for place, other in given:
-            if place == module and one.size == other.size > 1 and not np.array_equal(one, other):
-                found.setdefault((module, one.tobytes(), other.tobytes()), SameWidth(module, one, other))
-    return list(found.values())
-
-
-Runs = tuple[str, tuple[np.ndarray, ...]]
-"""A module, and the labels that an operation in it saw side by side."""
+    train: bool
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    outlined: bool
+    program: Program
 
 
 @dataclass(eq=False)
 class Trace:
     """What the passes recorded, before channels are made of it.
 
-    ``trains``: the model runs in train mode on these inputs.
-    ``trains_differently``: in train mode other tensors are used, or other questions come up, than in eval mode.
-    ``computes_differently``: in train mode other operations are done.
-    ``trains_randomly``: random numbers are drawn in train mode.
-    ``dead_ends`` are those of the MACs that no output depends on.
-    ``compared`` are numbers that no operation saw, but a length that the code read is as large: it may compare them.
+    ``passes``: the labelled runs, in eval mode and, if the model runs in it on these inputs, in train mode.
+    ``uses``: what the numbers of attributes, and sizes that the code read, were used for.
+    ``elsewhere``: numbers that only other ways through a module than ``forward`` read.
     ``uncounted`` are the modules of all calls in which zeros were not noticed.
     """
 
     space: LabelSpace
     tensors: dict[str, TensorLabels]
     aliases: dict[str, str]
+    passes: list[Pass] = field(default_factory=list)
     macs: list[MacRecord] = field(default_factory=list)
-    dead_ends: list[MacRecord] = field(default_factory=list)
     calls: dict[str, CallShapes] = field(default_factory=dict)
-    candidates: list[Candidate] = field(default_factory=list)
-    compared: list[Candidate] = field(default_factory=list)
-    same_widths: list[SameWidth] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
     elsewhere: list[Candidate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     counted: list[CountedCall] = field(default_factory=list)
     uncounted: list[str] = field(default_factory=list)
     types: dict[str, type] = field(default_factory=dict)
     batch: int = 1
-    trains: bool = False
-    trains_differently: bool = False
-    computes_differently: bool = False
-    trains_randomly: bool = False
-
-
-def tensors_with_role(trace: Trace, wanted: Role) -> set[str]:
-    """Parameters and buffers with an axis whose slots have this role in their layer."""
-    marked = np.zeros(trace.space.count, bool)
-    for labels, role in trace.space.roles:
-        marked[labels] |= role == wanted
-    return {
-        name
-        for name, tensor in trace.tensors.items()
-        if any(labels is not None and marked[labels].any() for labels in tensor.axes)
-    }
 
 
 def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, TensorLabels], dict[str, str]]:

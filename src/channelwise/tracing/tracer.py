@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from channelwise.inputs.example import doubled, number_of_samples
-from channelwise.inputs.tree import output_values, tensors_in
+from channelwise.inputs.tree import tensors_in
 from channelwise.structure import Cause, Reason
 from channelwise.tensors import named_tensors
-from channelwise.tracing.code.numbers import attribute_of, candidates
 from channelwise.tracing.code.other_ways import candidates_elsewhere
-from channelwise.tracing.code.watch import FunctionWatch, ask_where_widths_are_read, names_reached
+from channelwise.tracing.code.watch import FunctionWatch, ask_where_widths_are_read
 from channelwise.tracing.context import TraceContext
 from channelwise.tracing.dispatch import LabelMode
 from channelwise.tracing.labels import LabelSpace
 from channelwise.tracing.memory.copies import written_into
-from channelwise.tracing.memory.dead_ends import dead_ends
-from channelwise.tracing.memory.flow import Flow
 from channelwise.tracing.modules import ModuleTracker
-from channelwise.tracing.recording import Candidate, Trace, label_tensors, same_widths
+from channelwise.tracing.program import Program
+from channelwise.tracing.provenance import trace_numbers
+from channelwise.tracing.recording import Pass, Trace, label_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -52,38 +49,26 @@ def _no_cached_casts() -> Iterator[None]:
 
 
 def run_labelled(
-    model: nn.Module,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    trace: Trace,
-    *,
-    record: bool,
-    freeze: bool = True,
-    protect: bool = False,
-    outline: bool = False,
-) -> tuple[TraceContext, list[torch.Tensor]]:
-    """One forward pass with labels, and the values that it returned. ``model`` is a private copy.
+    model: nn.Module, one: Pass, trace: Trace, *, record: bool = False, protect: bool = False
+) -> tuple[TraceContext, LabelMode, list[torch.Tensor]]:
+    """One forward pass with labels, noted in the program of ``one``; returns also the tensors that it gave.
 
-    ``record`` keeps MACs and module shapes; ``freeze``: the channels of outputs stay, and two of copies that must not
-    become views; ``outline`` replaces the results of convolutions and matrix products by
-    zeros, which is quicker and shows the same labels. An exception leaves with the name of the running module attached.
+    ``model`` is a private copy. ``record`` keeps the shapes that modules see; ``protect``: WritesParameters is raised
+    before anything is written into parameters. An exception leaves with the name of the running module attached.
     """
-    ctx = TraceContext(trace.space)
+    ctx = TraceContext(trace.space, uses=trace.uses)
     stored = named_tensors(model)
     for name, labels in trace.tensors.items():
         ctx.set(stored[name], labels.maps(), True)
-    for tensor in tensors_in(list(args)) + tensors_in(dict(kwargs)):
+    for tensor in tensors_in(list(one.args)) + tensors_in(dict(one.kwargs)):
         ctx.set(tensor, ())
-    tracker = ModuleTracker(model, ctx, trace, record)
-    flow = Flow() if freeze else None
-    mode = LabelMode(ctx, model.parameters() if protect else (), outline, flow)
+    tracker = ModuleTracker(model.train(one.train), ctx, trace, record)
+    mode = LabelMode(ctx, one.program, outlined=one.outlined, protected=model.parameters() if protect else ())
     try:
         with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(_no_cached_casts())
-            stack.enter_context(FunctionWatch(ctx))
-            stack.enter_context(mode)
-            output = model(*args, **kwargs)
+            for context in (torch.no_grad(), _no_cached_casts(), FunctionWatch(ctx), mode):
+                stack.enter_context(context)
+            output = model(*one.args, **one.kwargs)
     except Exception as error:
         error._channelwise_module = tracker.deepest  # type: ignore[attr-defined]
         raise
@@ -91,37 +76,27 @@ def run_labelled(
         tracker.remove()
     outputs = tensors_in(output, attributes=True)
     ctx.use(outputs)
-    for tensor in outputs if freeze else ():
+    one.program.add_outputs(ctx, outputs)
+    ctx.touched = {id(t) for t in stored.values()} & ctx.touched
+    return ctx, mode, outputs
+
+
+def _traced_pass(
+    model: nn.Module, one: Pass, trace: Trace, *, record: bool = False, protect: bool = False
+) -> TraceContext:
+    """A pass of the full model: what it returns stays, and copies that must not become views keep two channels."""
+    ctx, mode, outputs = run_labelled(model, one, trace, record=record, protect=protect)
+    for tensor in outputs:
         for m in ctx.maps(tensor):
             trace.space.freeze(m.labels, Reason("output", "", "an output of the network", Cause.OUTPUT))
-    if flow is not None:
-        for copy in written_into(mode.copies, flow, outputs):
-            for copied in copy.maps:
-                trace.space.keep_two(copied, copy.reason)
-    if flow is not None and record:
-        modules = dict(model.named_modules())
-        trace.macs = ctx.macs
-        trace.dead_ends = dead_ends(flow, ctx.macs, outputs)
-        trace.candidates = [c for c in candidates(model, ctx.runs) if _mentioned(c, modules)]
-        known = {(c.cls, c.attribute) for c in trace.candidates}
-        lengths = candidates(model, [(module, (run,)) for module, run in ctx.read if run.size > 1])
-        trace.compared = [c for c in lengths if (c.cls, c.attribute) not in known and _mentioned(c, modules)]
-        trace.same_widths = same_widths(ctx.read, ctx.given)
-        trace.elsewhere = candidates_elsewhere(model, [*ctx.adapting_runs, *ctx.runs])
-    ctx.touched = {id(t) for t in stored.values()} & ctx.touched
-    return ctx, output_values(output)
+    for copy in written_into(mode.copies, mode.flow, outputs):
+        for copied in copy.maps:
+            trace.space.keep_two(copied, copy.reason)
+    trace.passes.append(one)
+    return ctx
 
 
-def _mentioned(candidate: Candidate, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether the code that ran may read this number: that of its own module, or that of the module above."""
-    readers = (modules[candidate.module], modules[candidate.seen])
-    name = attribute_of(candidate.attribute)
-    return any("forward" in m.__dict__ or name in names_reached(type(m), "forward") for m in readers)
-
-
-def _train_pass(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], trace: Trace, shared: bool
-) -> TraceContext | None:
+def _train_pass(model: nn.Module, first: Pass, trace: Trace, shared: bool) -> TraceContext | None:
     """Follow the training path: first with outlined values, then for real, last with the batch doubled if it is 1.
 
     None if it does not run.
@@ -132,15 +107,13 @@ def _train_pass(
         trace.counted, trace.uncounted,
     )  # fmt: skip
     marks = [len(r) for r in records]
-    attempts: list[tuple[Any, Any, bool]] = [(args, kwargs, True), (args, kwargs, False)]
+    attempts: list[tuple[Any, Any, bool]] = [(first.args, first.kwargs, True), (first.args, first.kwargs, False)]
     if trace.batch == 1:
-        attempts.insert(1, (doubled(list(args)), doubled(dict(kwargs)), True))
+        attempts.insert(1, (doubled(list(first.args)), doubled(dict(first.kwargs)), True))
     error = ""
-    for some_args, some_kwargs, outline in attempts:
+    for args, kwargs, outlined in attempts:
         try:
-            ctx, _ = run_labelled(model, some_args, some_kwargs, trace, record=False, protect=shared, outline=outline)
-            trace.trains, trace.trains_randomly = True, ctx.random
-            return ctx
+            return _traced_pass(model, Pass(True, args, kwargs, outlined, Program()), trace, protect=shared)
         except Exception as failure:
             # Whatever the user's training path raises, it is skipped and said so.
             error = error or f"{type(failure).__name__}: {failure}"
@@ -151,16 +124,8 @@ def _train_pass(
     return None
 
 
-def _done_with_channels(trace: Trace, ctx: TraceContext) -> Counter[tuple[str, str]]:
-    """How often a run did which operation in which module to channels that may be removed."""
-    channel = trace.space.components()
-    stays = np.zeros(int(channel.max(initial=0)) + 1, bool)
-    stays[channel[list(trace.space.reasons)]] = True
-    return Counter((operation, module) for operation, module, labels in ctx.done if not stays[channel[[*labels]]].all())
-
-
 def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, shared: bool) -> Trace:
-    """Trace in eval and in train mode, on a private copy whose buffers and flags may change.
+    """Trace in eval and in train mode, on a private copy whose numbers, buffers and flags may change.
 
     ``shared``: its parameters are the user's own; WritesParameters is raised before anything is written into them.
     """
@@ -169,25 +134,17 @@ def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     trace = Trace(space, tensors, aliases, types={name: type(module) for name, module in model.named_modules()})
     trace.batch = max(number_of_samples(args, kwargs), 1)
     stored = named_tensors(model)
-    ask_where_widths_are_read(model, trace)
-    model.eval()
-    marks = [len(space.questions)]
-    evaluated, _ = run_labelled(model, args, kwargs, trace, record=True, protect=shared)
+    ask_where_widths_are_read(model, space, {name: labels.axes for name, labels in tensors.items()})
+    trace_numbers(model, trace.uses)
+    first = Pass(False, args, kwargs, False, Program())
+    evaluated = _traced_pass(model, first, trace, record=True, protect=shared)
+    trace.macs = evaluated.macs
+    trace.elsewhere = candidates_elsewhere(model, evaluated.runs)
     space.condense()
-    touched = set(evaluated.touched)
-    marks.append(len(space.questions))
-    model.train()
-    trained = _train_pass(model, args, kwargs, trace, shared)
+    trained = _train_pass(model, first, trace, shared)
     space.condense()
-    in_training = set() if trained is None else trained.touched
     model.eval()
-    places = [(q.reason.operation, q.reason.module) for q in space.questions]
-    # Parameters only: batch norm counts batches in a buffer that nothing else reads.
-    new = (in_training - touched) & {id(p) for p in model.parameters()}
-    trace.trains_differently = bool(new) or not set(places[marks[1] :]) <= set(places[marks[0] : marks[1]])
-    if trained is not None:
-        trace.computes_differently = _done_with_channels(trace, trained) != _done_with_channels(trace, evaluated)
-    touched |= in_training
+    touched = evaluated.touched | (set() if trained is None else trained.touched)
     unused = Reason("unused", "", "never used while the model ran on the example inputs", Cause.UNUSED)
     for name, labels in tensors.items():
         if id(stored[name]) not in touched:

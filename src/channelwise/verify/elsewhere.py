@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from channelwise.inputs.tree import output_values
-from channelwise.solve.build import build
-from channelwise.structure import Structure
+from channelwise.solve.build import Ban, Solution, build
+from channelwise.solve.numbers import Followed, Sizes, used_numbers
+from channelwise.structure import Size, Structure
 from channelwise.tracing.code.other_ways import readers
-from channelwise.tracing.recording import Followed, Trace
+from channelwise.tracing.recording import Trace
 from channelwise.verify.comparing import difference, run_once
 
 logger = logging.getLogger(__name__)
@@ -21,44 +24,46 @@ Way = tuple[type, str]
 """A method of all modules of a class."""
 
 
-def numbers_elsewhere(trace: Trace) -> set[Followed]:
-    """Numbers for other ways that look like numbers of channels, in every module of their class that ran."""
-    found: dict[Followed, set[str]] = {}
-    for c in trace.elsewhere:
-        found.setdefault((c.cls, c.attribute), set()).add(c.module)
-    ran: dict[type, set[str]] = {}
-    for name in trace.calls if found else ():
-        ran.setdefault(trace.types[name], set()).add(name)
-    return {number for number, modules in found.items() if modules >= ran.get(number[0], set())}
-
-
 def follow_elsewhere(
     trace: Trace,
-    structure: Structure,
+    solution: Solution,
+    bans: Sequence[Ban],
     slim: Callable[[Structure], nn.Module],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-) -> Structure:
-    """The same structure; numbers follow with which another way gives what ``forward`` gives in the slim model, too."""
-    numbers = numbers_elsewhere(trace)
-    if not numbers:
-        return structure
+) -> Solution:
+    """The same solution; numbers follow with which another way gives what ``forward`` gives in the slim model, too.
 
-    def with_numbers_of(ways: set[Way]) -> Structure:
-        read = {(cls, number) for cls, number in numbers if ways & {(cls, way) for way in readers(cls, number)}}
-        return build(trace, (), read | {(trace.types[number.module], number.attribute) for number in structure.numbers})
+    These numbers are told by equal value, see `candidates_elsewhere`.
+    """
+    known = {(number.module, number.attribute) for number in solution.structure.numbers}
+    candidates = [c for c in trace.elsewhere if (c.module, c.attribute) not in known]
+    if not candidates:
+        return solution
 
-    ways = {(cls, way) for cls, number in numbers for way in readers(cls, number)}
+    def with_numbers_of(ways: set[Way]) -> Solution:
+        more = [
+            Followed(((c.module, c.attribute),), partial(_kept, c.labels))
+            for c in candidates
+            if ways & {(c.cls, way) for way in readers(c.cls, c.attribute)}
+        ]
+        return build(trace, bans, [*used_numbers(trace), *more])
+
+    ways = {(c.cls, way) for c in candidates for way in readers(c.cls, c.attribute)}
     trial = with_numbers_of(ways)
     try:
-        agree = _that_agree(slim(trial), ways, args, kwargs)
+        agree = _that_agree(slim(trial.structure), ways, args, kwargs)
     except Exception as error:
         # What is not sure has been verified; a trace does not fail for the sake of code that it did not run.
         logger.warning("other ways than forward were not tried: %s: %s", type(error).__name__, error)
-        return structure
+        return solution
     for cls, way in ways - agree:
         logger.info("%s.%s does not give what forward gives once channels are removed", cls.__name__, way)
     return trial if agree == ways else with_numbers_of(agree)
+
+
+def _kept(labels: np.ndarray, sizes: Sizes) -> Size:
+    return sizes(labels)
 
 
 def _that_agree(model: nn.Module, ways: set[Way], args: Sequence[Any], kwargs: Mapping[str, Any]) -> set[Way]:

@@ -6,7 +6,6 @@ import copy
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +13,7 @@ from torch import nn
 import channelwise as cw
 from channelwise.structure import Structure
 from channelwise.surgery import sparse_state_dict
-from channelwise.tracing.code.numbers import candidates
+from channelwise.tracing.provenance import Traced, trace_numbers
 from tests.networks import NETWORKS, Network, of_family
 from tests.networks.expectations import check_network
 from tests.networks.numbers import (
@@ -53,8 +52,9 @@ class NormWithItsOwnNumber(nn.LayerNorm):
 
 
 def test_numbers_that_torch_keeps_are_none_to_follow() -> None:
-    found = candidates(nn.Sequential(NormWithItsOwnNumber(8)), [("0", (np.arange(8),))])
-    assert [candidate.attribute for candidate in found] == ["width"]
+    model = nn.Sequential(NormWithItsOwnNumber(8))
+    trace_numbers(model, [])
+    assert {name for name, value in model[0].__dict__.items() if isinstance(value, Traced)} == {"width"}
 
 
 def test_the_slim_model_has_other_numbers_and_the_users_model_the_same() -> None:

@@ -158,9 +158,8 @@ def test_models_of_trials_that_refer_to_themselves_do_not_pile_up(no_collection:
 
     model.register_forward_pre_hook(count)
     channelwise.trace(model, x)
-    assert len(alive) > 12
-    # Of each selection one stays, whose weights have other signs; two or more are made of it, again and again.
-    assert max(alive) < len(alive) * 0.6
+    assert len(alive) > 8
+    assert max(alive) < 5
 
 
 def test_tokens_times_tokens_take_no_memory_for_each_pair() -> None:

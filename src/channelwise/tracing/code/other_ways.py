@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from channelwise.tracing.code.numbers import attribute_of, candidates
+from channelwise.tracing.code.numbers import attribute_of
 from channelwise.tracing.code.watch import names_reached
-from channelwise.tracing.recording import Candidate, Runs
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A number in a module with the value that a run of ``labels`` has as its length."""
+
+    module: str
+    cls: type
+    attribute: str
+    labels: np.ndarray
 
 
 @cache
@@ -37,11 +48,22 @@ def readers(cls: Any, number: str) -> list[str]:
     return [way for way, names in other_forwards(cls).items() if attribute_of(number) in names]
 
 
-def candidates_elsewhere(model: nn.Module, calls: Sequence[Runs]) -> list[Candidate]:
-    """Numbers of users' modules that only other ways read, and that are lengths which operations in them saw."""
-    types: dict[str, Any] = {name: type(module) for name, module in model.named_modules()}
-    calls = [(name, runs) for name, runs in calls if other_forwards(types[name])]
-    return [c for c in candidates(model, calls) if c.module == c.seen and not c.alone and readers(c.cls, c.attribute)]
+def candidates_elsewhere(model: nn.Module, seen: Sequence[tuple[str, Sequence[np.ndarray]]]) -> list[Candidate]:
+    """Numbers of users' modules that only other ways read, and that are as large as a run of labels seen in the module.
+
+    These ways did not run, so that no number remembers what it was used for: equal value has to do.
+    """
+    modules: dict[str, Any] = dict(model.named_modules())
+    found: dict[tuple[str, str], Candidate] = {}
+    for name, runs in seen:
+        module = modules[name]
+        if not other_forwards(module.__class__):
+            continue
+        for attribute, value in module.__dict__.items():
+            run = next((r for r in runs if isinstance(value, int) and r.size == value), None)
+            if run is not None and readers(type(module), attribute):
+                found.setdefault((name, attribute), Candidate(name, type(module), attribute, run))
+    return list(found.values())
 
 
 def _arguments(function: Callable[..., Any]) -> list[str] | None:

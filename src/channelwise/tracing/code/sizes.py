@@ -8,20 +8,21 @@ from typing import Any
 
 import torch
 
-Read = Callable[[int], None]
+Read = Callable[[int], int]
 
 
 class _Length(int):
     """One length, for C code that looks into the tuple unseen: ``torch.Size([2, 8]) == x.shape``."""
 
-    read: Callable[[], None]
+    read: Callable[[], int]
 
 
 class WatchedSize(tuple[int, ...]):
     """A ``torch.Size`` that calls ``read(axis)`` whenever its length along an axis becomes known to somebody.
 
-    ``x.shape[0]`` and ``x.shape[2:]`` say nothing about channels; ``b, c, h, w = x.shape`` does. Whatever looks at it
-    as a whole reads all of it. The number of axes may be asked freely. ``of`` is the tensor that has this size.
+    ``read`` gives the length, which may remember its origin. ``x.shape[0]`` and ``x.shape[2:]`` say nothing about
+    channels; ``b, c, h, w = x.shape`` does. Whatever looks at it as a whole reads all of it. The number of axes may be
+    asked freely. ``of`` is the tensor that has this size.
     """
 
     size: torch.Size
@@ -39,22 +40,19 @@ class WatchedSize(tuple[int, ...]):
 
     def whole(self) -> torch.Size:
         """The size itself, all of which is read now."""
-        for axis in range(len(self.size)):
-            self.read(axis)
-        return self.size
+        return torch.Size([self.read(axis) for axis in range(len(self.size))])
 
     def __getitem__(self, index: Any) -> Any:
-        found = self.size[index]
         axes = range(len(self.size))[index]
-        for axis in axes if isinstance(axes, range) else (axes,):
-            self.read(axis)
+        if not isinstance(axes, range):
+            return self.read(axes)
+        found = [self.read(axis) for axis in axes]
         # Not a plain one: that would, on the left of an operator, look into a watched one unseen.
-        return WatchedSize(found, _known) if isinstance(found, torch.Size) else found
+        return WatchedSize(torch.Size(found), found.__getitem__)
 
     def __iter__(self) -> Iterator[int]:
-        for axis, length in enumerate(self.size):
-            self.read(axis)
-            yield length
+        for axis in range(len(self.size)):
+            yield self.read(axis)
 
     def __hash__(self) -> int:
         return hash(self.whole())
@@ -67,7 +65,7 @@ class WatchedSize(tuple[int, ...]):
         return self.whole().numel()
 
 
-def _length(value: int, read: Callable[[], None]) -> _Length:
+def _length(value: int, read: Callable[[], int]) -> _Length:
     length = _Length(value)
     length.read = read
     return length
@@ -75,18 +73,13 @@ def _length(value: int, read: Callable[[], None]) -> _Length:
 
 def _seen(name: str) -> Callable[..., Any]:
     def method(self: _Length, *args: Any) -> Any:
-        self.read()
-        return getattr(int, name)(self, *args)
+        return getattr(self.read(), name)(*args)
 
     return method
 
 
 for _name in ("eq", "ge", "gt", "hash", "index", "int", "le", "lt", "ne", "repr", "str", "format"):
     setattr(_Length, f"__{_name}__", _seen(f"__{_name}__"))
-
-
-def _known(axis: int) -> None:
-    """What has been read is known."""
 
 
 def unwatched(value: Any) -> Any:

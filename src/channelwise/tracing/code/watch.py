@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
 from functools import cache, partial
 from inspect import signature, unwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -16,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 from channelwise.structure import Reason
 from channelwise.tracing.code.sizes import WatchedSize, unwatched
 from channelwise.tracing.context import TraceContext
-from channelwise.tracing.labels import along
-from channelwise.tracing.recording import Trace
+from channelwise.tracing.labels import LabelSpace, along
+from channelwise.tracing.provenance import Origin, Traced, traced_in
 
 _ADAPTING = {
     torch.flatten,
@@ -56,6 +60,9 @@ _EXPANDING = {torch.Tensor.expand, torch.Tensor.expand_as, torch.Tensor.broadcas
 
 _RESHAPING = {torch.Tensor.view, torch.Tensor.reshape, torch.reshape}
 
+_SHAPING = {*_RESHAPING, torch.Tensor.expand, torch.Tensor.broadcast_to, torch.broadcast_to}
+"""Functions that are given the shape of their result."""
+
 _LEAVING = {
     torch.Tensor.numpy,
     torch.Tensor.__array__,
@@ -78,6 +85,7 @@ _MEASURING = {
 _COUNTING = {torch.Tensor.numel, torch.Tensor.nelement}
 
 _OF_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_LAYERS_OF_TORCH = f"{Path(nn.modules.__file__).parent}{os.sep}"
 
 
 class FunctionWatch(TorchFunctionMode):
@@ -94,8 +102,10 @@ class FunctionWatch(TorchFunctionMode):
             ctx.operation = f"Tensor.{func.__name__}"
             ctx.use(args[:1])
             ctx.freeze_all(args[:1], "the values leave torch, where they cannot be followed")
-        elif func in _MEASURING and not ctx.adapts and not sys._getframe(1).f_code.co_filename.startswith(_OF_TORCH):
-            return self._measured(func, args, kwargs)
+        elif func in _MEASURING and not ctx.adapts:
+            file = sys._getframe(1).f_code.co_filename
+            if not file.startswith(_OF_TORCH) or file.startswith(_LAYERS_OF_TORCH):
+                return self._measured(func, args, kwargs, ask=not file.startswith(_OF_TORCH))
         elif func in _EXPANDING and len(args) == 2 and (like := _like(args[1])) is not None:
             return self._expanded(args[0], like)
         args = tuple(unwatched(value) for value in args)
@@ -106,38 +116,53 @@ class FunctionWatch(TorchFunctionMode):
             # Where no kernel takes it as it is, it is made of products, of which none shows the factor.
             ctx.operation = func.__name__
             ctx.freeze_axes(args[0] if args else kwargs["query"], [-1], "scaled by the root of the width of a head")
-        if func in _RESHAPING and not ctx.adapts:
-            sizes = kwargs.get("shape", args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:])
-            ctx.free_axis = list(sizes).index(-1) if -1 in sizes else None
-            try:
-                return func(*args, **kwargs)
-            finally:
-                ctx.free_axis = None
-        if ctx.adapts or func not in _ADAPTING:
+        with self._given(func, args, kwargs):
             return func(*args, **kwargs)
-        ctx.adapts = True
-        try:
-            return func(*args, **kwargs)
-        finally:
-            ctx.adapts = False
 
-    def _measured(self, func: Any, args: Any, kwargs: Any) -> Any:
+    @contextmanager
+    def _given(self, func: Any, args: Any, kwargs: Any) -> Iterator[None]:
+        """While the function runs, its rules know which numbers it was given, or that it takes all from its input."""
+        ctx = self.ctx
+        before = ctx.numbers, ctx.sizes, ctx.free_axis, ctx.adapts
+        if not ctx.adapts:
+            ctx.numbers = tuple(traced_in((*args, *kwargs.values())))
+            ctx.adapts = func in _ADAPTING
+            if func in _SHAPING:
+                given = kwargs.get("shape", kwargs.get("size"))
+                if given is None:
+                    given = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
+                ctx.sizes = tuple(given)
+                if func in _RESHAPING and -1 in ctx.sizes:
+                    ctx.free_axis = ctx.sizes.index(-1)
+        try:
+            yield
+        finally:
+            ctx.numbers, ctx.sizes, ctx.free_axis, ctx.adapts = before
+
+    def _measured(self, func: Any, args: Any, kwargs: Any, ask: bool) -> Any:
         """The number of elements along some axes, which the user's code may compute with, say as a scale."""
         result = func(*args, **kwargs)
-        read = partial(self._size_is_read, f"Tensor.{func.__name__.replace('__get__', 'shape')}", args[0])
+        operation = f"Tensor.{func.__name__.replace('__get__', 'shape')}" if ask else ""
         if isinstance(result, torch.Size):
-            return WatchedSize(result, read, args[0])
+            return WatchedSize(result, partial(self._size_is_read, operation, args[0], result), args[0])
+        if func in _COUNTING:
+            for axis in range(args[0].ndim):
+                self._size_is_read(operation, args[0], args[0].shape, axis)
+            return result
         (axis,) = (*args[1:], *kwargs.values()) if func is torch.Tensor.size else (0,)
-        for one in (axis % args[0].ndim,) if func not in _COUNTING else range(args[0].ndim):
-            read(one)
-        return result
+        return self._size_is_read(operation, args[0], args[0].shape, axis % args[0].ndim)
 
-    def _size_is_read(self, operation: str, tensor: torch.Tensor, axis: int) -> None:
-        ctx = self.ctx
+    def _size_is_read(self, operation: str, tensor: torch.Tensor, size: torch.Size, axis: int) -> int:
+        """The length of an axis; that of labels remembers them. Torch's own code, without ``operation``, adapts."""
+        ctx, length = self.ctx, size[axis]
         for m in ctx.maps(tensor):
             if m.axis == axis:
-                ctx.space.ask(m.labels, Reason(operation, ctx.module, "its size is read"))
-                ctx.read.append((ctx.module, m.flat))
+                if operation:
+                    ctx.space.ask(m.labels, Reason(operation, ctx.module, "its size is read"))
+                if m.uniform and length > 1:
+                    origin = Origin(ctx.uses, read=m.flat, module=ctx.module)
+                    length = Traced(length, ((origin, Fraction(1)),))
+        return length
 
     def _expanded(self, tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """``tensor.expand(like.shape)``: its channels are those of ``like``, and so are those it is repeated for."""
@@ -171,12 +196,12 @@ class FunctionWatch(TorchFunctionMode):
         ctx = self.ctx
         given = signature(func).bind(*args, **kwargs).arguments
         query, heads = given["query"], given["num_heads"]
-        outer = ctx.heads
-        ctx.heads = frozenset({heads, heads * query.shape[1]})
+        outer = ctx.heads, ctx.repeats
+        ctx.heads, ctx.repeats = frozenset({heads, heads * query.shape[1]}), frozenset({int(heads)})
         try:
             result = func(*args, **kwargs)
         finally:
-            ctx.heads = outer
+            ctx.heads, ctx.repeats = outer
         ctx.operation = "multi_head_attention_forward"
         stream, inner = ctx.labels_on(query, 2), ctx.labels_on(given["out_proj_weight"], 1)
         if stream is not None and inner is not None:
@@ -199,6 +224,10 @@ _WIDTHS = {
 """Attributes that surgery corrects."""
 
 
+Axes = Sequence[np.ndarray | None]
+"""The labels of every axis of a tensor."""
+
+
 def _like(size: Any) -> torch.Tensor | None:
     """The tensor of which another one shall get the shape."""
     if type(size) is WatchedSize:
@@ -206,16 +235,16 @@ def _like(size: Any) -> torch.Tensor | None:
     return size if isinstance(size, torch.Tensor) else None
 
 
-def ask_where_widths_are_read(model: nn.Module, trace: Trace) -> None:
+def ask_where_widths_are_read(model: nn.Module, space: LabelSpace, axes: Mapping[str, Axes]) -> None:
     """Code that reads a corrected attribute while it runs may compute with it, which no operation would show."""
     readers = [name for name, module in model.named_modules() if _reads_widths(type(module))]  # type: ignore[arg-type]
     for reader in readers:
         reason = Reason("attribute", reader, "a number of channels is read from an attribute")
-        for name, labels in trace.tensors.items():
+        for name, of_tensor in axes.items():
             if not reader or name.startswith(f"{reader}."):
-                for axis in labels.axes:
-                    if axis is not None:
-                        trace.space.ask(axis, reason)
+                for labels in of_tensor:
+                    if labels is not None:
+                        space.ask(labels, reason)
 
 
 @cache

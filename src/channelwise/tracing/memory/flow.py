@@ -14,16 +14,12 @@ Storages = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation by its ATen name: what it ``read``, ``returned``, new memory or not, and has ``written`` into.
-
-    ``macs``: so many records of MACs there were before it.
-    """
+    """An operation by its ATen name: what it ``read``, ``returned``, new memory or not, and has ``written`` into."""
 
     name: str
     read: Storages
     returned: Storages
     written: Storages
-    macs: int
 
     def views(self, storage: int) -> bool:
         """Whether this only hands memory on, in another shape for example."""
@@ -44,7 +40,6 @@ class Flow:
         read: Iterable[torch.Tensor],
         returned: Iterable[torch.Tensor],
         written: Iterable[torch.Tensor],
-        macs: int,
     ) -> None:
         """The next operation."""
         before = _addresses(read)
@@ -55,7 +50,7 @@ class Flow:
             if address not in before:
                 self._serials[address] = next(self._next)
             outputs.append(self._serial(address))
-        self.operations.append(Operation(name, inputs, tuple(outputs), into, macs))
+        self.operations.append(Operation(name, inputs, tuple(outputs), into))
 
     def storages(self, tensors: Iterable[torch.Tensor]) -> Storages:
         """The memory of tensors that are alive."""

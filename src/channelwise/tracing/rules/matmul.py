@@ -135,4 +135,6 @@ def attention(
     result, *rest = tensors_in(out)
     ctx.set(result, maps)
     for tensor in rest:
-        ctx.set(tensor, ())
+        # The logarithms of the sums, (B, heads, L).
+        with_heads = maps and tensor.ndim == 3 and query.ndim == 4 and tensor.shape[1] == query.shape[1]
+        ctx.set(tensor, [along(maps[0].flat, 1, 3, False)] if with_heads else ())

@@ -92,6 +92,7 @@ def join_elements(ctx: TraceContext, tensors: Sequence[torch.Tensor], ndim: int)
                 partners = [o for o in others if o.axis == m.axis]
                 if not partners and (ctx.is_fresh(other) or other.stride(m.axis - ndim) == 0):
                     ctx.ask(m.labels, "meets a tensor that was made or expanded to this size")
+                    ctx.meets_fresh(other, m.flat)
                 elif not partners:
                     ctx.freeze(
                         m.labels,

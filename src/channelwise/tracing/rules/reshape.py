@@ -71,10 +71,9 @@ def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, *
             results.append(moved)
         if moved is None or moved.axis != ctx.free_axis:
             ctx.ask(m.labels, f"reshaped from {tuple(x.shape)} to {tuple(out.shape)}")
-            if moved is not None:
+            if moved is not None and moved.uniform:
                 ctx.saw(moved.labels)
-                if not ctx.adapts:
-                    ctx.given.append((ctx.module, moved.flat))
+                ctx.stands(out.shape[moved.axis], moved.flat, moved.axis)
     ctx.set(out, results, ctx.is_weight(x))
 
 
@@ -128,7 +127,7 @@ def _shrinking(ctx: TraceContext, varying: list[int], columns: tuple[int, ...], 
     That of attention heads, of which whole ones go, or one whose length was left open; else (g, c/g) keeps g parts,
     and (c, h, w) keeps space.
     """
-    heads = [k for k in varying if new[columns[k]] in ctx.heads]
+    heads = [k for k in varying if ctx.is_number_of_heads(columns[k], new[columns[k]])]
     if heads and len(columns) > 1:
         # Channels of a head come last: as many of them as there are heads are not these.
         return next((k for k in reversed(heads) if k < len(columns) - 1), heads[-1])

@@ -38,6 +38,8 @@ def slice_(
             whole = ctx.one_axis(m)
             first, last, _ = slice(start, end).indices(whole.size)
             ctx.saw(whole[first:last], whole[:first], whole[:last], whole[last:], whole)
+            for value, run in ((first, whole[:first]), (last, whole[:last]), (last - first, whole[first:last])):
+                ctx.stands(value, run)
             for part in (whole[:first], whole[first:last], whole[last:]):
                 _ask_or_freeze(ctx, part, whole, out.shape[dim], "sliced")
         at: list[slice] = [slice(None)] * x.ndim
@@ -83,6 +85,9 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
             labels = ctx.one_axis(m)
             parts = np.split(labels, np.cumsum(lengths)[:-1])
             ctx.saw(*parts, labels)
+            # Equal parts have their own rule: each may choose its channels.
+            for part in parts[: 1 if len(set(lengths)) == 1 else None]:
+                ctx.stands(part.size, part)
             if len(set(lengths)) == 1 and lengths[0] > 1:
                 ctx.space.require_equal_parts(np.stack(parts), ctx.because("split into equal parts"))
             elif ctx.adapts:
@@ -94,8 +99,6 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
                 # Of a list of sizes, which has to add up, the others can be tried out beside a single channel.
                 shortest = part.size if listed else min(lengths)
                 _ask_or_freeze(ctx, part, labels, shortest, f"split into {lengths}", always)
-                if listed and not ctx.adapts:
-                    ctx.given.append((ctx.module, part))
         stops = np.cumsum(lengths)
         for k, stop in enumerate(stops):
             at: list[slice] = [slice(None)] * x.ndim

@@ -1,0 +1,154 @@
+"""Prune questioned groups, run the slim model with the channels as labels, and compare its program."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+
+from channelwise.selection import Selection
+from channelwise.solve.build import Solution
+from channelwise.surgery.slim import slim_model
+from channelwise.tracing.labels import LabelSpace
+from channelwise.tracing.recording import TensorLabels, Trace
+from channelwise.tracing.tracer import run_labelled
+from channelwise.verify.differences import Deletion, Difference, first_difference, first_meeting
+from channelwise.verify.questions import asked_in
+from channelwise.verify.selections import Kept, Pattern, kept_channels
+
+logger = logging.getLogger(__name__)
+
+
+class Trial(NamedTuple):
+    """Which channels are removed, and which pass of the trace is repeated."""
+
+    pattern: Pattern
+    number: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong with some groups pruned in a trial; ``suspects`` are the groups that show it."""
+
+    text: str
+    suspects: frozenset[str]
+    trial: Trial
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Tries slim models of a traced one; ``shared``: their untouched parameters are those of ``model`` itself.
+
+    ``built`` are the models of the trial that runs.
+    """
+
+    trace: Trace
+    model: nn.Module
+    shared: bool
+    built: list[weakref.ref[nn.Module]] = field(default_factory=list)
+
+    def check(self, solution: Solution, names: Collection[str], first: Trial | None = None) -> Failure | None:
+        """The first failure with these groups pruned, the likeliest trial first."""
+        every = [Trial(pattern, number) for number in range(len(self.trace.passes)) for pattern in Pattern]
+        for trial in sorted(every, key=lambda trial: trial != first):
+            failure = self.check_in(trial, solution, names)
+            if failure is not None:
+                return failure
+        return None
+
+    def check_in(self, trial: Trial, solution: Solution, names: Collection[str]) -> Failure | None:
+        """The same in one trial."""
+        failure = self._check(trial, solution, names)
+        if any(model() is not None for model in self.built):
+            # The garbage collector is off during a trace, and some models refer to themselves, by a hook for example.
+            gc.collect()
+        self.built.clear()
+        return failure
+
+    def _check(self, trial: Trial, solution: Solution, names: Collection[str]) -> Failure | None:
+        """Numbers are compared only with groups pruned of which zeroing is removing."""
+        exact = {group.name for group in solution.structure.groups if not group.slim_only}.intersection(names)
+        if len(exact) < len(names):
+            failure = self._compare(trial, solution, names, numbers=False)
+            if failure is not None:
+                return failure
+        return self._compare(trial, solution, exact, numbers=True) if exact else None
+
+    def _compare(self, trial: Trial, solution: Solution, names: Collection[str], *, numbers: bool) -> Failure | None:
+        """Whether the slim model runs the program of the full one."""
+        structure, full = solution.structure, self.trace.passes[trial.number]
+        kept = kept_channels(structure, names, trial.pattern)
+
+        def failed(text: str, suspects: Collection[str]) -> Failure:
+            return Failure(f"with fewer channels {text}", frozenset(suspects), trial)
+
+        deletion = _deletion(self.trace, solution, kept)
+        for outlined in (True, False):
+            try:
+                model = slim_model(self.model, structure, Selection(kept), share_untouched=self.shared)
+            except Exception as error:
+                # Not the user's code: surgery does not know a module of this kind, so its channels stay.
+                logger.warning("a slim model cannot be built: %s: %s; its channels stay", type(error).__name__, error)
+                return failed(f"no slim model can be built ({type(error).__name__}: {_first_line(error)})", ())
+            self.built.append(weakref.ref(model))
+            slim = replace(full, outlined=outlined, program=full.program.shown())
+            second = Trace(LabelSpace(count=deletion.count), _slim_labels(self.trace, deletion), {})
+            try:
+                run_labelled(model, slim, second)
+            except Exception as error:
+                if outlined and not full.outlined:
+                    # The code may just not run on zeros.
+                    continue
+                module = getattr(error, "_channelwise_module", "")
+                text = f"the model's code raises {type(error).__name__}: {_first_line(error)}"
+                return failed(text, asked_in(self.trace, solution, module) & set(names))
+            break
+        counting = [norm.module for norm in structure.norms]
+        found = first_difference(full.program, slim.program, deletion, numbers=numbers, counting=counting)
+        found = found or first_meeting(second.space, deletion)
+        if found is None:
+            return None
+        where = f" in {found.module}" if found.module else ""
+        return failed(f"{found.text}{where}", self._suspects(solution, found) & set(names))
+
+    def _suspects(self, solution: Solution, found: Difference) -> set[str]:
+        """Groups that a difference shows, and those that the module has questions about."""
+        shown = solution.groups_of(np.array(found.channels, int))
+        return shown or asked_in(self.trace, solution, found.module)
+
+
+def _deletion(trace: Trace, solution: Solution, kept: Kept) -> Deletion:
+    """What is removed, and what stays: one channel alone fills its axes, so that a run sees it stay in any case."""
+    gone, stay = np.zeros_like(solution.stays), solution.stays.copy()
+    for group in solution.structure.groups:
+        channels = solution.channels_of(trace, group)
+        gone[channels] = True
+        gone[channels[kept[group.name]]] = False
+        if len(kept[group.name]) == len(group.members):
+            stay[channels[kept[group.name]]] = True
+    return Deletion(solution.channel, gone, stay)
+
+
+def _slim_labels(trace: Trace, deletion: Deletion) -> dict[str, TensorLabels]:
+    """For every tensor of the slim model, the channel of each of its slots."""
+    found = {}
+    for name, labels in trace.tensors.items():
+        axes: list[np.ndarray | None] = []
+        shape = list(labels.info.shape)
+        for number, axis in enumerate(labels.axes):
+            left = None if axis is None else deletion.left(axis)
+            if left is not None:
+                shape[number] = left.size // (labels.info.blocks if number == 1 else 1)
+            axes.append(left if shape[number] > 1 else None)
+        found[name] = TensorLabels(replace(labels.info, shape=tuple(shape)), tuple(axes))
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:160]
