@@ -42,8 +42,8 @@ class TraceContext:
     """The state of one run of the model under the tracer.
 
     ``module`` is the qualified name of the module being executed, ``operation`` the ATen operator.
-    ``heads`` are the numbers of attention heads that the module's attributes tell; ``repeats``: what is expanded to so
-    many is equal for all heads.
+    ``running`` is the module itself. ``heads`` are the numbers of heads of torch's own attention; what is expanded to
+    ``repeats`` is equal for all of them.
     ``adapts`` is true inside calls that compute their sizes from their input (``flatten``, ``chunk`` …).
     ``numbers`` are the traced numbers that the user's code gave to the running function, ``sizes`` the shape that it
     asked for, and ``free_axis`` the axis of it whose length is given as -1, and so adapts.
@@ -53,7 +53,7 @@ class TraceContext:
 
     space: LabelSpace
     module: str = ""
-    module_type: type = torch.nn.Module
+    running: torch.nn.Module = field(default_factory=torch.nn.Module)
     heads: frozenset[int] = frozenset()
     repeats: frozenset[int] = frozenset()
     operation: str = ""
@@ -219,7 +219,7 @@ class TraceContext:
         number = self.sizes[axis] if axis < len(self.sizes) else None
         if isinstance(number, Traced) and number.origin is not None and number.origin.places:
             return HEADS.search(number.origin.name) is not None
-        return length in self.heads
+        return length in self.heads or length in _numbers_of_heads(self.running)
 
     def is_named(self, axis: int) -> bool:
         """Whether an axis of the shape that is asked for has a length with an origin."""
@@ -250,6 +250,13 @@ class TraceContext:
     def _find(self, tensor: torch.Tensor) -> _Known | None:
         known = self._known.get(id(tensor))
         return known if known is not None and known.tensor() is tensor else None
+
+
+def _numbers_of_heads(module: torch.nn.Module) -> set[int]:
+    """How many attention heads a user's module has, by the names that such numbers go by."""
+    if type(module).__module__.startswith("torch.nn."):
+        return set()
+    return {v for name, v in module.__dict__.items() if isinstance(v, int) and v > 1 and HEADS.search(name)}
 
 
 def _block_representatives(found: LabelMap) -> np.ndarray:

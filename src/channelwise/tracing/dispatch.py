@@ -14,6 +14,7 @@ from channelwise.inputs.tree import tensors_in
 from channelwise.structure import Cause
 from channelwise.tracing import rules
 from channelwise.tracing.context import TraceContext
+from channelwise.tracing.decisions import Decisions
 from channelwise.tracing.memory.copies import Copy, depends_on_widths
 from channelwise.tracing.memory.flow import Flow
 from channelwise.tracing.outline import HEAVY, zeros_instead
@@ -41,16 +42,23 @@ _PICKING = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index
 class LabelMode(TorchDispatchMode):
     """Runs every operator as it is and lets its rule carry the labels on.
 
-    ``program`` notes the operations and ``flow`` what they read and write; ``copies`` are those that depend on widths.
+    ``program``, if there is one, notes the operations, and ``flow`` what they read and write; ``copies`` are those that
+    depend on widths. ``decisions`` are noted in the first run and taken in others.
     ``outlined``: costly operators give zeros, which is quicker and shows the same labels. WritesParameters is raised
     before anything is written into ``protected`` tensors.
     """
 
     def __init__(
-        self, ctx: TraceContext, program: Program, *, outlined: bool, protected: Iterable[torch.Tensor] = ()
+        self,
+        ctx: TraceContext,
+        decisions: Decisions,
+        *,
+        outlined: bool,
+        program: Program | None = None,
+        protected: Iterable[torch.Tensor] = (),
     ) -> None:
         super().__init__()
-        self.ctx, self.program, self.outlined = ctx, program, outlined
+        self.ctx, self.decisions, self.outlined, self.program = ctx, decisions, outlined, program
         self.flow = Flow()
         self.copies: list[Copy] = []
         self.protected = {t.untyped_storage()._cdata for t in protected}
@@ -95,17 +103,26 @@ class LabelMode(TorchDispatchMode):
             for tensor in tensors_in(out):
                 if not ctx.knows(tensor):
                     ctx.set(tensor, (), weight)
-        # Element-wise operations show in their results what they were given.
-        computes = known_as.kind is Kind.COMPUTING
-        given = [self.program.result(ctx, t) for t in known] if computes and not known_as.elementwise else []
-        self._label(func, known_as, out, args, kwargs, known)
-        if known_as.kind is not Kind.LAYOUT:
-            results = [self.program.result(ctx, t) for t in tensors_in(out)] if computes else []
-            constants = [t for t in inputs if not ctx.knows(t)] if len(known) < len(inputs) else ()
-            self.program.add(ctx, func, args, kwargs, (*given, *results), constants)
+        if self.program is None or known_as.kind is Kind.LAYOUT:
+            self._label(func, known_as, out, args, kwargs, known)
+        else:
+            self._note(self.program, func, known_as, out, args, kwargs, known)
         if func is torch.ops.aten.clone.default and kwargs.get("memory_format") is not None:
             self._note_copy(args[0], out, kwargs["memory_format"])
         return out
+
+    def _note(
+        self, program: Program, func: Any, known_as: _Known, out: Any, args: Any, kwargs: Any, known: list[torch.Tensor]
+    ) -> None:
+        """Label the results, and note the operation in the program."""
+        ctx = self.ctx
+        computes = known_as.kind is Kind.COMPUTING
+        # Element-wise operations show in their results what they were given.
+        given = [program.result(ctx, t) for t in known] if computes and not known_as.elementwise else []
+        constants = [t for t in tensors_in((args, kwargs)) if not ctx.knows(t)]
+        self._label(func, known_as, out, args, kwargs, known)
+        results = [program.result(ctx, t) for t in tensors_in(out)] if computes else []
+        program.add(ctx, func, args, kwargs, (*given, *results), constants)
 
     def _computed(
         self, func: Any, known_as: _Known, args: Any, kwargs: dict[str, Any], known: list[torch.Tensor]
@@ -118,14 +135,14 @@ class LabelMode(TorchDispatchMode):
         ctx = self.ctx
         if func.overloadpacket in _PICKING:
             masks = [t for t in tensors_in(args[1:2]) if t.dtype in (torch.bool, torch.uint8) and not ctx.maps(t)]
-            shown = {id(t): self.program.decide("mask", ctx.module, t) for t in masks}
+            shown = {id(t): self.decisions.decide("mask", ctx.module, t) for t in masks}
             if any(shown[id(t)] is not t and shown[id(t)].shape == t.shape for t in masks):
                 args = (args[0], _replaced(args[1], shown), *args[2:])
         if self.outlined and func in HEAVY:
             return zeros_instead(func, args, kwargs)
         out = func(*args, **kwargs)
         if known_as.decides and known and not any(ctx.maps(t) for t in known):
-            decided = self.program.decide(known_as.name, ctx.module, out)
+            decided = self.decisions.decide(known_as.name, ctx.module, out)
             return decided.clone() if isinstance(decided, torch.Tensor) and decided is not out else decided
         return out
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from channelwise.inputs.tree import tensors_in
-from channelwise.tracing.context import HEADS, Maps, TraceContext
+from channelwise.tracing.context import Maps, TraceContext
 from channelwise.tracing.recording import CallShapes, CountedCall, Trace
 
 
@@ -21,7 +21,7 @@ class ModuleTracker:
 
     def __init__(self, model: nn.Module, ctx: TraceContext, trace: Trace, record: bool) -> None:
         self.ctx, self.trace, self.record = ctx, trace, record
-        self.stack: list[tuple[str, type, frozenset[int], _Entry]] = []
+        self.stack: list[tuple[str, nn.Module, _Entry]] = []
         self.deepest = ""
         self.names = {id(m): n for n, m in model.named_modules()}
         self.handles = []
@@ -31,8 +31,8 @@ class ModuleTracker:
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         ctx = self.ctx
-        self.stack.append((ctx.module, ctx.module_type, ctx.heads, self._entry(args)))
-        ctx.module, ctx.module_type, ctx.heads = self.names[id(module)], type(module), _heads(module)
+        self.stack.append((ctx.module, ctx.running, self._entry(args)))
+        ctx.module, ctx.running = self.names[id(module)], module
         self.deepest = self.ctx.module
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -41,7 +41,7 @@ class ModuleTracker:
             # Our own looking at shapes is nothing that the function watch should see.
             with torch._C.DisableTorchFunction():
                 calls[name] = CallShapes(self._shape(tensors_in(args)), self._shape(tensors_in(output)))
-        self.ctx.module, self.ctx.module_type, self.ctx.heads, entry = self.stack.pop()
+        self.ctx.module, self.ctx.running, entry = self.stack.pop()
         marks = self.ctx.space.inexact
         if len(marks) > entry.marks and any(reason.module == name for _, reason in marks[entry.marks :]):
             with torch._C.DisableTorchFunction():
@@ -106,13 +106,6 @@ def _keeps_something(module: nn.Module) -> bool:
         or any(isinstance(value, torch.Tensor) for value in module.__dict__.values())
         or len(module._forward_hooks) + len(module._forward_pre_hooks) > 2
     )
-
-
-def _heads(module: nn.Module) -> frozenset[int]:
-    """How many attention heads a user's module has, by the names that such numbers go by: ``num_heads``, ``heads``."""
-    if type(module).__module__.startswith("torch.nn."):
-        return frozenset()
-    return frozenset(v for name, v in module.__dict__.items() if isinstance(v, int) and v > 1 and HEADS.search(name))
 
 
 def _holds_numbers(module: nn.Module) -> bool:

@@ -6,7 +6,6 @@ Two programs are compared to see whether the user's code adapts to fewer channel
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -91,15 +90,12 @@ class Operation(NamedTuple):
 class Program:
     """The operations of a run that read something of the model, in their order, and what the run returned.
 
-    ``runs`` are the different runs of labels (n,) along axes of results. ``decisions`` are values that decided about
-    sizes and ways, found boxes for example: a slim model is shown them, so that it takes the same way.
+    ``runs`` are the different runs of labels (n,) along axes of results.
     """
 
     operations: list[Operation] = field(default_factory=list)
     runs: list[np.ndarray] = field(default_factory=list)
-    decisions: dict[tuple[str, str, int], Any] = field(default_factory=dict)
     _known_runs: dict[bytes, int] = field(default_factory=dict)
-    _decided: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(
         self, ctx: TraceContext, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any],
@@ -108,6 +104,9 @@ class Program:
         """The next operation; ``results`` show what it does, ``constants`` are tensors made from nothing."""
         name = func.overloadpacket.__name__.rstrip("_")
         numbers = tuple(_numbers(func, name, args, kwargs, ctx))
+        if kind_of(func) is Kind.MOVING and not numbers:
+            # All of an axis is no slice of it: torch leaves that out.
+            return
         digests = tuple((tuple(t.shape), _digest(t)) for t in constants)
         self.operations.append(Operation(f"{func.namespace}.{name}", ctx.module, numbers, digests, results))
 
@@ -119,16 +118,6 @@ class Program:
         """Shape and labels of a tensor; those that differ between the blocks of a grouped weight are not told."""
         runs = tuple((m.axis, self._number_of(m.flat) if m.uniform else UNTOLD) for m in ctx.maps(tensor))
         return Result(() if tensor.is_nested else tuple(tensor.shape), runs, ctx.knows(tensor))
-
-    def decide(self, name: str, module: str, value: Any) -> Any:
-        """Note a value that decides, or give back the one that decided in the run whose ``decisions`` these are."""
-        key = name, module, self._decided[name, module]
-        self._decided[name, module] += 1
-        return self.decisions.setdefault(key, value)
-
-    def shown(self) -> Program:
-        """An empty program for a run that takes the decisions of this one."""
-        return Program(decisions=dict(self.decisions))
 
     def _number_of(self, labels: np.ndarray) -> int:
         key = labels.tobytes()

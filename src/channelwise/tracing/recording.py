@@ -14,8 +14,8 @@ from channelwise.structure import TensorInfo
 from channelwise.tensors import named_tensors
 from channelwise.tracing.code.other_ways import Candidate
 from channelwise.tracing.context import MacRecord, Maps
+from channelwise.tracing.decisions import Decisions
 from channelwise.tracing.labels import LabelMap, LabelSpace, along
-from channelwise.tracing.program import Program
 from channelwise.tracing.provenance import Use
 
 
@@ -64,13 +64,13 @@ class CountedCall:
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One labelled run of the model: its arguments, its program, and whether costly operators gave zeros in it."""
+    """One labelled run of the model: its arguments, what decided in it, and whether costly operators gave zeros."""
 
     train: bool
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     outlined: bool
-    program: Program
+    decisions: Decisions = field(default_factory=Decisions)
 
 
 @dataclass(eq=False)

@@ -49,9 +49,15 @@ def _no_cached_casts() -> Iterator[None]:
 
 
 def run_labelled(
-    model: nn.Module, one: Pass, trace: Trace, *, record: bool = False, protect: bool = False
+    model: nn.Module,
+    one: Pass,
+    trace: Trace,
+    *,
+    program: Program | None = None,
+    record: bool = False,
+    protect: bool = False,
 ) -> tuple[TraceContext, LabelMode, list[torch.Tensor]]:
-    """One forward pass with labels, noted in the program of ``one``; returns also the tensors that it gave.
+    """One forward pass with labels, noted in ``program`` if there is one; returns also the tensors that it gave.
 
     ``model`` is a private copy. ``record`` keeps the shapes that modules see; ``protect``: WritesParameters is raised
     before anything is written into parameters. An exception leaves with the name of the running module attached.
@@ -63,7 +69,8 @@ def run_labelled(
     for tensor in tensors_in(list(one.args)) + tensors_in(dict(one.kwargs)):
         ctx.set(tensor, ())
     tracker = ModuleTracker(model.train(one.train), ctx, trace, record)
-    mode = LabelMode(ctx, one.program, outlined=one.outlined, protected=model.parameters() if protect else ())
+    protected = model.parameters() if protect else ()
+    mode = LabelMode(ctx, one.decisions, outlined=one.outlined, program=program, protected=protected)
     try:
         with ExitStack() as stack:
             for context in (torch.no_grad(), _no_cached_casts(), FunctionWatch(ctx), mode):
@@ -76,7 +83,8 @@ def run_labelled(
         tracker.remove()
     outputs = tensors_in(output, attributes=True)
     ctx.use(outputs)
-    one.program.add_outputs(ctx, outputs)
+    if program is not None:
+        program.add_outputs(ctx, outputs)
     ctx.touched = {id(t) for t in stored.values()} & ctx.touched
     return ctx, mode, outputs
 
@@ -113,7 +121,7 @@ def _train_pass(model: nn.Module, first: Pass, trace: Trace, shared: bool) -> Tr
     error = ""
     for args, kwargs, outlined in attempts:
         try:
-            return _traced_pass(model, Pass(True, args, kwargs, outlined, Program()), trace, protect=shared)
+            return _traced_pass(model, Pass(True, args, kwargs, outlined), trace, protect=shared)
         except Exception as failure:
             # Whatever the user's training path raises, it is skipped and said so.
             error = error or f"{type(failure).__name__}: {failure}"
@@ -136,7 +144,7 @@ def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     stored = named_tensors(model)
     ask_where_widths_are_read(model, space, {name: labels.axes for name, labels in tensors.items()})
     trace_numbers(model, trace.uses)
-    first = Pass(False, args, kwargs, False, Program())
+    first = Pass(False, args, kwargs, False)
     evaluated = _traced_pass(model, first, trace, record=True, protect=shared)
     trace.macs = evaluated.macs
     trace.elsewhere = candidates_elsewhere(model, evaluated.runs)

@@ -17,6 +17,9 @@ from channelwise.tracing.connections import components_of
 from channelwise.tracing.labels import LabelSpace
 from channelwise.tracing.program import UNTOLD, Operation, Program, Result
 
+NEW = -1
+"""Stands for labels that a run made for what is equal along an axis."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -43,8 +46,9 @@ class Deletion:
 
     def left(self, labels: np.ndarray) -> np.ndarray:
         """The channels of a run of labels without those that are gone."""
-        channels = self.channel[labels]
-        return channels[~self.gone[channels]]
+        new = labels >= len(self.channel)
+        channels = np.where(new, NEW, self.channel[np.where(new, 0, labels)])
+        return channels[new | ~self.gone[channels]]
 
     @cached_property
     def count(self) -> int:
@@ -135,7 +139,9 @@ class _Comparer:
                 wrong = self._wrong(want, got)
                 guilty = np.concatenate([want[wrong], got[wrong]])
                 text = f"{operation.name} gives other channels"
-                return self._differ("channels", operation, text, operation, guilty[guilty < self.deletion.count])
+                return self._differ(
+                    "channels", operation, text, operation, guilty[(guilty < self.deletion.count) & (guilty != NEW)]
+                )
         return None
 
     def _left(self, number: int) -> np.ndarray:
@@ -154,9 +160,9 @@ class _Comparer:
 
     def _wrong(self, want: np.ndarray, got: np.ndarray) -> np.ndarray:
         """Where a run has another channel; new labels are of what stays, or of what is equal along the axis."""
-        new = got >= self.deletion.count
-        stays = new | self.deletion.stay[np.where(new, 0, got)]
-        return (got != want) & ~new & ~(stays & self.deletion.stay[want])
+        stay = self.deletion.stay
+        new = (got >= self.deletion.count) | (want == NEW)
+        return (got != want) & ~new & ~(stay[np.where(new, 0, got)] & stay[np.where(new, 0, want)])
 
     def _differ(
         self,
@@ -171,6 +177,7 @@ class _Comparer:
             runs = [
                 self.full.runs[number] for result in blamed.results for _, number in result.runs if number != UNTOLD
             ]
-            channels = self.deletion.channel[np.concatenate(runs)] if runs else None
+            labels = np.concatenate(runs) if runs else np.zeros(0, int)
+            channels = self.deletion.channel[labels[labels < len(self.deletion.channel)]]
         named = () if channels is None else tuple(np.unique(channels).tolist())
         return Difference(kind, text, shown.name if shown else "", shown.module if shown else "", named)

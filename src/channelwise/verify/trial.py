@@ -14,8 +14,10 @@ from torch import nn
 
 from channelwise.selection import Selection
 from channelwise.solve.build import Solution
+from channelwise.surgery.clone import clone_module
 from channelwise.surgery.slim import slim_model
 from channelwise.tracing.labels import LabelSpace
+from channelwise.tracing.program import Program
 from channelwise.tracing.recording import TensorLabels, Trace
 from channelwise.tracing.tracer import run_labelled
 from channelwise.verify.differences import Deletion, Difference, first_difference, first_meeting
@@ -45,13 +47,14 @@ class Failure:
 class Trials:
     """Tries slim models of a traced one; ``shared``: their untouched parameters are those of ``model`` itself.
 
-    ``built`` are the models of the trial that runs.
+    ``built`` are the models of the trial that runs, ``programs`` those of the full model by pass, outlined or not.
     """
 
     trace: Trace
     model: nn.Module
     shared: bool
     built: list[weakref.ref[nn.Module]] = field(default_factory=list)
+    programs: dict[int, tuple[Program, bool]] = field(default_factory=dict)
 
     def check(self, solution: Solution, names: Collection[str], first: Trial | None = None) -> Failure | None:
         """The first failure with these groups pruned, the likeliest trial first."""
@@ -82,40 +85,56 @@ class Trials:
 
     def _compare(self, trial: Trial, solution: Solution, names: Collection[str], *, numbers: bool) -> Failure | None:
         """Whether the slim model runs the program of the full one."""
-        structure, full = solution.structure, self.trace.passes[trial.number]
+        structure = solution.structure
         kept = kept_channels(structure, names, trial.pattern)
 
         def failed(text: str, suspects: Collection[str]) -> Failure:
             return Failure(f"with fewer channels {text}", frozenset(suspects), trial)
 
         deletion = _deletion(self.trace, solution, kept)
-        for outlined in (True, False):
-            try:
-                model = slim_model(self.model, structure, Selection(kept), share_untouched=self.shared)
-            except Exception as error:
-                # Not the user's code: surgery does not know a module of this kind, so its channels stay.
-                logger.warning("a slim model cannot be built: %s: %s; its channels stay", type(error).__name__, error)
-                return failed(f"no slim model can be built ({type(error).__name__}: {_first_line(error)})", ())
-            self.built.append(weakref.ref(model))
-            slim = replace(full, outlined=outlined, program=full.program.shown())
-            second = Trace(LabelSpace(count=deletion.count), _slim_labels(self.trace, deletion), {})
-            try:
-                run_labelled(model, slim, second)
-            except Exception as error:
-                if outlined and not full.outlined:
-                    # The code may just not run on zeros.
-                    continue
-                module = getattr(error, "_channelwise_module", "")
-                text = f"the model's code raises {type(error).__name__}: {_first_line(error)}"
-                return failed(text, asked_in(self.trace, solution, module) & set(names))
-            break
+        program, outlined = self._full(trial.number)
+        slim = Program()
+        try:
+            model = slim_model(self.model, structure, Selection(kept), share_untouched=self.shared)
+        except Exception as error:
+            # Not the user's code: surgery does not know a module of this kind, so its channels stay.
+            logger.warning("a slim model cannot be built: %s: %s; its channels stay", type(error).__name__, error)
+            return failed(f"no slim model can be built ({type(error).__name__}: {_first_line(error)})", ())
+        self.built.append(weakref.ref(model))
+        space = LabelSpace(count=deletion.count)
+        try:
+            self._run(model, trial.number, outlined, slim, Trace(space, _slim_labels(self.trace, deletion), {}))
+        except Exception as error:
+            module = getattr(error, "_channelwise_module", "")
+            text = f"the model's code raises {type(error).__name__}: {_first_line(error)}"
+            return failed(text, asked_in(self.trace, solution, module) & set(names))
         counting = [norm.module for norm in structure.norms]
-        found = first_difference(full.program, slim.program, deletion, numbers=numbers, counting=counting)
-        found = found or first_meeting(second.space, deletion)
+        found = first_difference(program, slim, deletion, numbers=numbers, counting=counting)
+        found = found or first_meeting(space, deletion)
         if found is None:
             return None
         where = f" in {found.module}" if found.module else ""
         return failed(f"{found.text}{where}", self._suspects(solution, found) & set(names))
+
+    def _full(self, number: int) -> tuple[Program, bool]:
+        """The program of the full model in a pass, and whether it is outlined: its code may not run on zeros."""
+        for outlined in (True, False) if number not in self.programs else ():
+            model = clone_module(self.model, {id(p): p for p in self.model.parameters()} if self.shared else {})
+            space = LabelSpace(count=self.trace.space.count)
+            program = Program()
+            try:
+                self._run(model, number, outlined, program, Trace(space, self.trace.tensors, {}))
+            except Exception:
+                if not outlined:
+                    raise
+                continue
+            self.programs[number] = program, outlined
+            break
+        return self.programs[number]
+
+    def _run(self, model: nn.Module, number: int, outlined: bool, program: Program, trace: Trace) -> None:
+        one = self.trace.passes[number]
+        run_labelled(model, replace(one, outlined=outlined, decisions=one.decisions.shown()), trace, program=program)
 
     def _suspects(self, solution: Solution, found: Difference) -> set[str]:
         """Groups that a difference shows, and those that the module has questions about."""

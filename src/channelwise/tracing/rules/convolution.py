@@ -51,7 +51,7 @@ def convolution(
         result = _depthwise(ctx, x, weight, transposed)
     else:
         result = _grouped(ctx, x, weight, transposed, groups)
-    if groups > 1 and not issubclass(ctx.module_type, nn.modules.conv._ConvNd):
+    if groups > 1 and not isinstance(ctx.running, nn.modules.conv._ConvNd):
         m = ctx.map_on(x, 1)
         if m is not None:
             ctx.ask(m.labels, "a number of groups is passed to a convolution")

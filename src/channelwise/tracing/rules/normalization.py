@@ -139,7 +139,7 @@ def group_norm(
         if group < C:
             ctx.inexact(m.labels, "group norm: statistics over several channels")
             ctx.space.require_equal_parts(ctx.labels_on(x, 1).reshape(group, -1), ctx.because("group norm"))  # type: ignore[union-attr]
-        if not issubclass(ctx.module_type, nn.GroupNorm):
+        if not isinstance(ctx.running, nn.GroupNorm):
             ctx.ask(m.labels, "a number of groups is passed to group norm")
         maps.append(m.with_zero(_affine_zero(m, weight, bias)))
     ctx.set(tensors_in(out)[0], maps)
@@ -169,8 +169,9 @@ def layer_norm(
             continue
         ctx.inexact(m.labels, "layer norm: statistics over channels")
         _join_per_channel(ctx, m, (weight, bias), m.axis - first)
-        if not issubclass(ctx.module_type, (nn.LayerNorm, getattr(nn, "RMSNorm", nn.LayerNorm))):
+        if not isinstance(ctx.running, (nn.LayerNorm, getattr(nn, "RMSNorm", nn.LayerNorm))):
             ctx.ask(m.labels, "a normalised shape is passed to layer norm")
+            ctx.stands(x.shape[m.axis], m.flat)
         maps.append(m.with_zero(weight is not None))
     ctx.set(tensors_in(out)[0], maps)
 
