@@ -61,7 +61,7 @@ KEEP_IMAGE = {
     "index_channels": (lambda x: x[:, [0, 3, 5]], 3, 0),
     "index_all_channels": (lambda x: x[:, torch.tensor([7, 6, 5, 4, 3, 2, 1, 0])], 8, 0),
     "index_select_channels": (lambda x: x.index_select(1, torch.tensor([0, 2, 2, 4])), 4, 0),
-    "take_and_cat": (lambda x: torch.cat([x[:, :2], x[:, 2:]], 1), 8, 8),
+    "take_and_cat": (lambda x: torch.cat([x[:, :2], x[:, 2:]], 1), 8, 0),
     "reorder_slices": (lambda x: torch.cat([x[:, 4:], x[:, :4]], 1), 8, 0),
     "stack_flatten": (lambda x: torch.stack([x, x.relu()], 1).flatten(1, 2), 16, 8),
     "stack_last_flatten": (lambda x: torch.stack([x, x.relu()], 2).flatten(1, 2), 16, 8),

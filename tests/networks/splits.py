@@ -18,7 +18,7 @@ SPLITS = {
     "split_in_halves_of_shape": (lambda x: torch.mul(*x.split(x.shape[1] // 2, 1)), 4, 8),
     "split_by_number": (lambda x: torch.mul(*x.split(4, 1)), 4, 0),
     "split_unequal": (lambda x: torch.cat([p * p for p in x.split([2, 6], 1)], 1), 8, 0),
-    "split_remainder": (lambda x: torch.cat([p.relu() for p in x.split(3, 1)], 1), 8, 8),
+    "split_remainder": (lambda x: torch.cat([p.relu() for p in x.split(3, 1)], 1), 8, 0),
     "tensor_split": (lambda x: torch.cat(x.tensor_split(3, 1)[::-1], 1), 8, 0),
     "unbind": (lambda x: torch.stack(x.unbind(1), 1), 8, 0),
     "unbind_of_view": (lambda x: sum(x.view(x.size(0), 2, -1, 8, 8).unbind(1)), 4, 8),
