@@ -82,9 +82,10 @@ class Supernet:
 
     def original_selection(self, values: np.ndarray) -> Selection:
         """The same channels, as they are called in the original network."""
-        sorted_by = self.orders
-        kept = self.selection(values).kept
-        return Selection({name: np.sort(sorted_by[name][of]) if name in sorted_by else of for name, of in kept.items()})
+        kept = dict(self.selection(values).kept)
+        for name, order in self.orders.items():
+            kept[name] = np.sort(order[kept[name]])
+        return Selection(kept)
 
     def modules_of(self, model: nn.Module) -> list[nn.Module]:
         """The modules of a supernet that depend on a choice.
