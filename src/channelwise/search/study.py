@@ -22,7 +22,8 @@ from channelwise.search.results import Key, SearchResults, State, Trial
 from channelwise.search.signs import BEAT_SECONDS, Signs
 from channelwise.search.space import Space
 from channelwise.search.storage import Storage
-from channelwise.search.strategy import Known, Request, Strategy
+from channelwise.search.strategy import Request, Strategy
+from channelwise.search.trials import Trials
 from channelwise.select.widths import is_number
 
 log = logging.getLogger(__name__)
@@ -67,9 +68,7 @@ class SearchStudy:
         self._seed, self._budget, self._describe = seed, budget, describe
         self._sizes = space.sizes
         self._priors = _different([space.candidate(prior) for prior in priors])
-        self._trials: dict[int, Trial] = {}
-        self._known: dict[int, Known] = {}
-        self._last = -1
+        self._trials = Trials(space, key)
         self._ids: dict[int, int] = {}
         self._mine: set[int] = set()
         self._read()
@@ -80,7 +79,7 @@ class SearchStudy:
     @property
     def results(self) -> SearchResults:
         """What has been found so far."""
-        return SearchResults(self.key, dict(self._trials), self._storage.where)
+        return SearchResults(self.key, dict(self._trials.by_number), self._storage.where)
 
     def suggest(self, priors: Sequence[Prior]) -> None:
         """Further candidates that a guided strategy is to have evaluated first, see `Space.candidate`."""
@@ -101,15 +100,14 @@ class SearchStudy:
                 if taken is not None:
                     self._mine.add(taken.number)
                     return Candidate(taken.number, taken.counts, taken.notes)
-            if len(self._trials) >= self._budget:
+            if len(self._trials.by_number) >= self._budget:
                 return None
-            known = {tuple(trial.counts[name] for name in self.space.names) for trial in self._trials.values()}
-            counts = new_counts(self._strategy, self._request, self._priors, known)
+            counts = new_counts(self._strategy, self._request, self._priors, self._trials.counts)
             if counts is None:
                 self.exhausted = True
                 log.warning(
                     "No other candidate meets the targets: the search ends with %d instead of %d. A smaller "
-                    "channel_divisible or fewer excludes leave more choice.", len(self._trials), self._budget
+                    "channel_divisible or fewer excludes leave more choice.", len(self._trials.by_number), self._budget
                 )  # fmt: skip
                 return None
             named = self.space.named(counts)
@@ -127,7 +125,7 @@ class SearchStudy:
             InvalidArgumentError: not a candidate being evaluated, or the score is not a finite number.
             ResultsFileError: it cannot be written.
         """
-        trial = self._trials.get(number)
+        trial = self._trials.by_number.get(number)
         if trial is None or trial.state != "running":
             raise InvalidArgumentError(f"There is no candidate {number} that is being evaluated.")
         if (score is None) == (error is None):
@@ -153,7 +151,7 @@ class SearchStudy:
         self._mine.discard(number)
         state: State = "failed" if score is None else "complete"
         score = None if score is None else float(score)
-        self._keep(replace(trial, state=state, score=score, seconds=seconds, error=error))
+        self._trials.keep(replace(trial, state=state, score=score, seconds=seconds, error=error))
 
     def left_by_others(self) -> bool:
         """Whether there are candidates to ask for that other processes had begun.
@@ -184,14 +182,13 @@ class SearchStudy:
         self._mine.clear()
 
     def _request(self, attempt: int) -> Request:
-        known = [self._known[number] for number in sorted(self._known)]
         priors = [self.space.encode(counts) for counts in self._priors]
         return Request(
             space=self.space,
-            finished=tuple(k for k in known if k.merit is not None),
-            running=tuple(k for k in known if self._trials[k.number].state == "running"),
+            finished=tuple(self._trials.finished),
+            running=tuple(self._trials.known_running()),
             priors=np.stack(priors) if priors else np.empty((0, self.space.dims)),
-            number=self._last + 1,
+            number=self._trials.last + 1,
             seed=self._seed,
             attempt=attempt,
             budget=self._budget,
@@ -203,8 +200,8 @@ class SearchStudy:
         trial = self._create(Trial(-1, "running", named, shares=shares, notes=notes))
         if self._storage.shared:
             self._read()
-            earlier = [other for number, other in self._trials.items() if number < trial.number]
-            if len(earlier) >= self._budget or any(other.counts == named for other in earlier):
+            earlier = sum(number < trial.number for number in self._trials.by_number)
+            if earlier >= self._budget or self._trials.repeats(trial):
                 self._withdraw(trial)
                 return None
         return trial
@@ -220,10 +217,10 @@ class SearchStudy:
             trial_id = self._storage.add_trial(self._id, new_trial(trial, owner), shares)
             # Of a storage that nobody else writes to, the next number is known, and asking costs milliseconds.
             shared = self._storage.shared
-            number = storage.get_trial_number_from_id(trial_id) if shared else self._last + 1
+            number = storage.get_trial_number_from_id(trial_id) if shared else self._trials.last + 1
         self._ids[number] = trial_id
         created = replace(trial, number=number, owner=owner)
-        self._keep(created)
+        self._trials.keep(created)
         self._mine.add(number)
         return created
 
@@ -234,8 +231,7 @@ class SearchStudy:
                 self._storage.optuna.set_trial_state_values(self._trial_id(trial.number), TrialState.PRUNED)
             except UpdateFinishedTrialError:
                 return False
-        del self._trials[trial.number]
-        del self._known[trial.number]
+        self._trials.forget(trial.number)
         self._mine.discard(trial.number)
         return True
 
@@ -249,7 +245,7 @@ class SearchStudy:
 
     def _running(self) -> list[Trial]:
         """Unfinished trials that are not of this study object."""
-        return [t for _, t in sorted(self._trials.items()) if t.state == "running" and t.number not in self._mine]
+        return [trial for trial in self._trials.running() if trial.number not in self._mine]
 
     def _orphans(self) -> list[Trial]:
         """Unfinished trials on which nobody works. A file that is held has no other process at work."""
@@ -277,21 +273,15 @@ class SearchStudy:
         with self._storage.errors():
             stored = self._storage.optuna.get_all_trials(self._id, deepcopy=False)
         for frozen in stored:
-            self._last = max(self._last, frozen.number)
-            known = self._trials.get(frozen.number)
+            self._trials.last = max(self._trials.last, frozen.number)
+            known = self._trials.by_number.get(frozen.number)
             if known is not None and known.state != "running":
                 continue
             trial = read_trial(frozen, self._sizes, self._storage.where)
             if trial is not None:
-                self._keep(trial)
+                self._trials.keep(trial)
             elif known is not None:
-                del self._trials[frozen.number], self._known[frozen.number]
-
-    def _keep(self, trial: Trial) -> None:
-        self._last = max(self._last, trial.number)
-        self._trials[trial.number] = trial
-        merit = None if trial.score is None else self.key.merit(trial.score)
-        self._known[trial.number] = Known(trial.number, self.space.encode(trial.counts), merit)
+                self._trials.forget(frozen.number)
 
     def _trial_id(self, number: int) -> int:
         if number not in self._ids:
