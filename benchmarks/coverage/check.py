@@ -148,6 +148,9 @@ def _compared(entry: Entry, model: nn.Module) -> Row:
         "changed": report.changed,
         "compared_in_training": report.compared_in_training,
         "trained": report.trained,
+        "uncompared": list(report.uncompared),
+        "granted": list(report.granted),
+        "raised": list(report.raised),
         "double": double,
     }
 
