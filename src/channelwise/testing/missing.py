@@ -44,10 +44,13 @@ def with_holes(model: nn.Module, structure: Structure, selection: Selection) -> 
             tensor, info = tensors[slots.tensor].detach(), structure.tensors[slots.tensor]
             if not _has_nan(tensor):
                 continue
-            for slot in slots.index[removed[group.name]].ravel().tolist():
-                block, column = divmod(slot, info.shape[1]) if slots.axis == 1 else (0, slot)
-                rows = tensor.chunk(info.blocks)[block] if slots.axis == 1 else tensor
-                rows.select(slots.axis, column).fill_(math.nan)
+            gone = torch.from_numpy(slots.index[removed[group.name]].ravel()).to(tensor.device)
+            if slots.axis != 1:
+                tensor.index_fill_(slots.axis, gone, math.nan)
+                continue
+            for block, rows in enumerate(tensor.chunk(info.blocks)):
+                columns = gone - block * info.shape[1]
+                rows.index_fill_(1, columns[(columns >= 0) & (columns < info.shape[1])], math.nan)
     return model
 
 
