@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,10 @@ class Selection:
 
         Raises InvalidArgumentError otherwise, naming the group.
         """
-        removed_channels(structure, self)
+        known = self.__dict__.get("_fits")
+        if known is None or known() is not structure:
+            removed_channels(structure, self)
+            object.__setattr__(self, "_fits", weakref.ref(structure))
         return self
 
     def to_json(self) -> dict[str, Any]:

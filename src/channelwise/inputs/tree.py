@@ -13,6 +13,8 @@ from torch import nn
 _WHOLE = (torch.Tensor, int, float, str, bytes, range, np.ndarray, np.generic, type, nn.Module)
 """Never looked into, although some of these can be iterated or have attributes."""
 
+_PLAIN = {type(None), bool, int, float, str}
+
 _SEQUENCES = (list, tuple, Sequence, Set)
 _MAPPINGS = (dict, Mapping)
 """Plain types first: they are recognised much faster, and a trace looks into the arguments of every operator."""
@@ -30,6 +32,15 @@ def leaves(value: Any, attributes: bool = False) -> list[Any]:
 
 def tensors_in(value: Any, attributes: bool = False) -> list[torch.Tensor]:
     """The leaves that are tensors."""
+    if type(value) in (tuple, list) and not attributes:
+        # The arguments of an operator: most are tensors and numbers.
+        found: list[torch.Tensor] = []
+        for item in value:
+            if isinstance(item, torch.Tensor):
+                found.append(item)
+            elif type(item) not in _PLAIN:
+                found += tensors_in(item)
+        return found
     return [leaf for leaf in leaves(value, attributes) if isinstance(leaf, torch.Tensor)]
 
 

@@ -82,14 +82,14 @@ class LabelMode(TorchDispatchMode):
             if out is not NotImplemented:
                 return out
         ctx = self.ctx
-        if self.protected and func._schema.is_mutable:
-            if any(t.untyped_storage()._cdata in self.protected for t in _written(func, args, kwargs)):
+        written = _written(func, args, kwargs) if known_as.writes else []
+        if self.protected and written:
+            if any(t.untyped_storage()._cdata in self.protected for t in written):
                 raise WritesParameters
         inputs = tensors_in(args) + tensors_in(kwargs)
         known = [t for t in inputs if ctx.knows(t)]
         ctx.operation = known_as.name
         out = self._computed(func, known_as, args, kwargs, known)
-        written = _written(func, args, kwargs) if func._schema.is_mutable else []
         self.flow.add(func.overloadpacket.__name__.rstrip("_"), inputs, tensors_in(out), written)
         if not known:
             if not inputs and func.overloadpacket in _FACTORIES:
@@ -178,10 +178,15 @@ class LabelMode(TorchDispatchMode):
 def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """The tensors that an operation writes into."""
     found = []
-    for k, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            found += tensors_in(args[k] if k < len(args) else kwargs.get(argument.name))
+    for k, name in _written_arguments(func):
+        found += tensors_in([args[k] if k < len(args) else kwargs.get(name)])
     return found
+
+
+@cache
+def _written_arguments(func: Any) -> list[tuple[int, str]]:
+    arguments = enumerate(func._schema.arguments)
+    return [(k, a.name) for k, a in arguments if a.alias_info is not None and a.alias_info.is_write]
 
 
 def _replaced(masks: Any, shown: dict[int, torch.Tensor]) -> Any:
@@ -202,6 +207,7 @@ class _Known(NamedTuple):
     composite: bool
     random: bool
     decides: bool
+    writes: bool
     kind: Kind
 
 
@@ -214,5 +220,5 @@ def _lookup(func: Any) -> _Known:
     return _Known(
         str(func), rule, elementwise, rule is None and not elementwise and not factory,
         torch.Tag.nondeterministic_seeded in func.tags, decides or "::nms" in func._schema.name,
-        kind_of(func),
+        func._schema.is_mutable, kind_of(func),
     )  # fmt: skip

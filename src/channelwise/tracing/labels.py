@@ -81,6 +81,9 @@ class TwoStay:
     reason: Reason
 
 
+_FEW = 4
+"""Fewer pairs for each label are left as they are."""
+
 _MANY = 4096
 """Fewer pairs than that are recorded as they come, which is quicker."""
 
@@ -184,7 +187,9 @@ class LabelSpace:
         return self.solved[1]
 
     def condense(self) -> None:
-        """Replace the recorded pairs by as few as say the same, so that the next pass needs less memory."""
+        """Replace the recorded pairs by as few as say the same, if that saves memory for the next pass."""
+        if sum(a.size for a, _ in self.pairs) < _FEW * self.count:
+            return
         channel = self.components()
         first, others = forest_of(channel)
         self.pairs[:] = [(first.astype(LABEL), others.astype(LABEL))]

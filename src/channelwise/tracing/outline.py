@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map_only
+
+from channelwise.inputs.tree import mapped
 
 aten = torch.ops.aten
 
@@ -23,7 +24,9 @@ HEAVY = {
 
 def zeros_instead(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Zeros of the shapes, types and memory formats that the operator would return, by its kernel for meta tensors."""
-    device = args[0].device
-    without = tree_map_only(torch.Tensor, lambda t: t.to("meta"), (tuple(args), dict(kwargs)))
-    out = func(*without[0], **without[1])
-    return tree_map_only(torch.Tensor, lambda t: torch.zeros_like(t, device=device), out)
+    out = func(*map(_without_values, args), **{name: _without_values(value) for name, value in kwargs.items()})
+    return mapped(out, lambda t: torch.zeros_like(t, device=args[0].device))
+
+
+def _without_values(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, torch.Tensor) else value
