@@ -42,6 +42,9 @@ class Selection:
     def __hash__(self) -> int:
         return hash(frozenset((name, indices.tobytes()) for name, indices in self.kept.items()))
 
+    def __reduce__(self) -> Any:
+        return Selection, (dict(self.kept),)
+
     def counts(self) -> dict[str, int]:
         """How many channels every group keeps."""
         return {name: len(indices) for name, indices in self.kept.items()}
@@ -54,6 +57,7 @@ class Selection:
         known = self.__dict__.get("_fits")
         if known is None or known() is not structure:
             removed_channels(structure, self)
+            # A selection does not change, and counting with it is quick the next time.
             object.__setattr__(self, "_fits", weakref.ref(structure))
         return self
 
