@@ -42,8 +42,8 @@ _PICKING = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index
 class LabelMode(TorchDispatchMode):
     """Runs every operator as it is and lets its rule carry the labels on.
 
-    ``program``, if there is one, notes the operations, and ``flow`` what they read and write; ``copies`` are those that
-    depend on widths. ``decisions`` are noted in the first run and taken in others.
+    ``program``, if there is one, notes the operations; else ``flow`` what they read and write, and ``copies`` are those
+    that depend on widths. ``decisions`` are noted in the first run and taken in others.
     ``outlined``: costly operators give zeros, which is quicker and shows the same labels. WritesParameters is raised
     before anything is written into ``protected`` tensors.
     """
@@ -59,7 +59,7 @@ class LabelMode(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self.ctx, self.decisions, self.outlined, self.program = ctx, decisions, outlined, program
-        self.flow = Flow()
+        self.flow = Flow() if program is None else None
         self.copies: list[Copy] = []
         self.protected = {t.untyped_storage()._cdata for t in protected}
         self.drawn = 0
@@ -90,7 +90,8 @@ class LabelMode(TorchDispatchMode):
         known = [t for t in inputs if ctx.knows(t)]
         ctx.operation = known_as.name
         out = self._computed(func, known_as, args, kwargs, known)
-        self.flow.add(func.overloadpacket.__name__.rstrip("_"), inputs, tensors_in(out), written)
+        if self.flow is not None:
+            self.flow.add(func.overloadpacket.__name__.rstrip("_"), inputs, tensors_in(out), written)
         if not known:
             if not inputs and func.overloadpacket in _FACTORIES:
                 ctx.mark_fresh(out)
@@ -107,8 +108,8 @@ class LabelMode(TorchDispatchMode):
             self._label(func, known_as, out, args, kwargs, known)
         else:
             self._note(self.program, func, known_as, out, args, kwargs, known)
-        if func is torch.ops.aten.clone.default and kwargs.get("memory_format") is not None:
-            self._note_copy(args[0], out, kwargs["memory_format"])
+        if self.flow is not None and func is torch.ops.aten.clone.default and kwargs.get("memory_format") is not None:
+            self._note_copy(self.flow, args[0], out, kwargs["memory_format"])
         return out
 
     def _note(
@@ -166,13 +167,13 @@ class LabelMode(TorchDispatchMode):
             for tensor in tensors_in(out):
                 ctx.set(tensor, ())
 
-    def _note_copy(self, x: torch.Tensor, out: torch.Tensor, memory_format: torch.memory_format) -> None:
+    def _note_copy(self, flow: Flow, x: torch.Tensor, out: torch.Tensor, memory_format: torch.memory_format) -> None:
         maps = self.ctx.maps(x)
         labelled = {axis for m in maps for axis, length in enumerate(m.labels.shape) if length > 1}
         if maps and depends_on_widths(x, labelled, memory_format):
-            source, target = self.flow.storages([x, out])
+            source, target = flow.storages([x, out])
             text = "copied and written into: of one channel this would be no copy, but the tensor that it is taken from"
-            self.copies.append(Copy(source, target, len(self.flow.operations) - 1, maps, self.ctx.because(text)))
+            self.copies.append(Copy(source, target, len(flow.operations) - 1, maps, self.ctx.because(text)))
 
 
 def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:

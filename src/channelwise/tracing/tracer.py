@@ -97,7 +97,7 @@ def _traced_pass(
     for tensor in outputs:
         for m in ctx.maps(tensor):
             trace.space.freeze(m.labels, Reason("output", "", "an output of the network", Cause.OUTPUT))
-    for copy in written_into(mode.copies, mode.flow, outputs):
+    for copy in written_into(mode.copies, mode.flow, outputs) if mode.flow is not None else ():
         for copied in copy.maps:
             trace.space.keep_two(copied, copy.reason)
     trace.passes.append(one)

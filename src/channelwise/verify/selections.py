@@ -1,4 +1,4 @@
-"""Which channels verification removes to see whether the user's code adapts: four selections, no one like another."""
+"""Which channels verification removes to see whether the user's code adapts: two selections that have little in common."""
 
 from __future__ import annotations
 
@@ -18,12 +18,9 @@ class Pattern(Enum):
 
     UPPER = 0
     """Neither the first nor the last, and most of the upper half: code that picks by position shows."""
-    ENDS = 1
-    """The first, the last and most of the lower half: bounds that just cut off the ends show."""
-    SIDE = 2
-    """The channels of one end, which differs from group to group: those next to any border change sides."""
-    FEW = 3
-    """Two of the other end: numbers in the code become larger than what is left."""
+    FEW = 1
+    """Two of one end, which differs from group to group: those next to any border change sides, and numbers in the code
+    become larger than what is left."""
 
 
 def kept_channels(structure: Structure, names: Iterable[str], pattern: Pattern) -> dict[str, np.ndarray]:
@@ -41,7 +38,7 @@ def kept_channels(structure: Structure, names: Iterable[str], pattern: Pattern) 
         random = np.random.default_rng([pattern.value, position])
         # Multiples of the golden ratio: neighbours, which are the ones that meet, are far apart.
         place = (position + pattern.value / 2) * 0.618034 % 1
-        kept[group.name] = _kept(group, random, pattern, place, last=bool((position + pattern.value) % 2))
+        kept[group.name] = _kept(group, random, pattern, place, last=bool(position % 2))
     return kept
 
 
@@ -50,13 +47,8 @@ def _kept(group: Group, random: np.random.Generator, pattern: Pattern, place: fl
     for members in group.members:
         if pattern is Pattern.UPPER:
             some = _upper(members, random, 0.5 + 0.2 * place)
-        elif pattern is Pattern.ENDS:
-            some = _ends(members, random, 0.4 + 0.4 * place)
         else:
-            most = members.size - 1 or 1
-            count = (
-                min(2, most) if pattern is Pattern.FEW else min(max(round(members.size * (0.4 + 0.4 * place)), 1), most)
-            )
+            count = min(2, members.size - 1 or 1)
             some = members[-count:] if last else members[:count]
         more = np.setdiff1d(members, some)[: max(group.least - len(some), 0)]
         chosen.append(np.concatenate([some, more]))
@@ -67,12 +59,3 @@ def _upper(members: np.ndarray, random: np.random.Generator, share: float) -> np
     inner = members[1:-1] if members.size > 2 else members[1:]
     count = min(max(int(members.size * share), 1), inner.size)
     return random.choice(inner[-(count + 1) :], count, replace=False)
-
-
-def _ends(members: np.ndarray, random: np.random.Generator, share: float) -> np.ndarray:
-    if members.size < 3:
-        return members[:1]
-    inner = members[1:-1]
-    count = min(max(int(members.size * share) - 2, 0), max(inner.size - 1, 0))
-    some = random.choice(inner[: count + 1], count, replace=False) if count else inner[:0]
-    return np.concatenate([members[:1], some, members[-1:]])

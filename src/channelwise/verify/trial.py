@@ -17,7 +17,8 @@ from channelwise.solve.build import Solution
 from channelwise.surgery.clone import clone_module
 from channelwise.surgery.slim import slim_model
 from channelwise.tracing.labels import LabelSpace
-from channelwise.tracing.program import Program
+from channelwise.tracing.program import Operation, Program
+from channelwise.tracing.provenance import trace_numbers
 from channelwise.tracing.recording import TensorLabels, Trace
 from channelwise.tracing.tracer import run_labelled
 from channelwise.verify.differences import Deletion, Difference, first_difference, first_meeting
@@ -58,12 +59,22 @@ class Trials:
 
     def check(self, solution: Solution, names: Collection[str], first: Trial | None = None) -> Failure | None:
         """The first failure with these groups pruned, the likeliest trial first."""
-        every = [Trial(pattern, number) for number in range(len(self.trace.passes)) for pattern in Pattern]
-        for trial in sorted(every, key=lambda trial: trial != first):
+        for trial in sorted(self._every(), key=lambda trial: trial != first):
             failure = self.check_in(trial, solution, names)
             if failure is not None:
                 return failure
         return None
+
+    def _every(self) -> list[Trial]:
+        """All selections in eval mode; in train mode too if the code does other things in it, else one."""
+        numbers = range(len(self.trace.passes))
+        first = _done(self._full(0)[0])
+        return [
+            Trial(pattern, number)
+            for number in numbers
+            for pattern in Pattern
+            if pattern is Pattern.UPPER or number == 0 or _done(self._full(number)[0]) != first
+        ]
 
     def check_in(self, trial: Trial, solution: Solution, names: Collection[str]) -> Failure | None:
         """The same in one trial."""
@@ -134,12 +145,18 @@ class Trials:
 
     def _run(self, model: nn.Module, number: int, outlined: bool, program: Program, trace: Trace) -> None:
         one = self.trace.passes[number]
+        trace_numbers(model, [])
         run_labelled(model, replace(one, outlined=outlined, decisions=one.decisions.shown()), trace, program=program)
 
     def _suspects(self, solution: Solution, found: Difference) -> set[str]:
         """Groups that a difference shows, and those that the module has questions about."""
         shown = solution.groups_of(np.array(found.channels, int))
         return shown or asked_in(self.trace, solution, found.module)
+
+
+def _done(program: Program) -> list[Operation]:
+    """What a program does apart from norms and dropout, which are meant to be different in train mode."""
+    return [one for one in program.operations if "batch_norm" not in one.name and "dropout" not in one.name]
 
 
 def _deletion(trace: Trace, solution: Solution, kept: Kept) -> Deletion:
