@@ -18,15 +18,15 @@ import torch
 from channelwise.tracing.context import TraceContext
 
 _LAYOUT = {
-    "alias", "clone", "contiguous", "detach", "expand", "reshape", "view", "_reshape_alias", "_to_copy", "_unsafe_view",
+    "alias", "cat", "chunk", "clone", "contiguous", "detach", "expand", "flip", "permute", "repeat", "reshape", "split",
+    "split_with_sizes", "squeeze", "stack", "t", "transpose", "unbind", "unsafe_split", "unsqueeze", "view",
+    "_reshape_alias", "_to_copy", "_unsafe_view",
 }  # fmt: skip
-"""Operators that only lay the same elements out: which of them run depends on how the sizes lie in memory."""
+"""Operators that only move elements: what computes with these shows which they are and where. Which of them run also
+depends on how sizes lie in memory."""
 
-_MOVING = {
-    "cat", "chunk", "flip", "narrow", "permute", "repeat", "select", "slice", "split", "split_with_sizes", "squeeze",
-    "stack", "t", "transpose", "unbind", "unsafe_split", "unsqueeze",
-}  # fmt: skip
-"""Operators that only move elements: what computes with these shows which they are."""
+_MOVING = {"narrow", "select", "slice"}
+"""Operators that pick elements by numbers."""
 
 _SIZED = {
     "arange", "as_strided", "convolution", "empty", "empty_strided", "full", "linspace", "native_group_norm",

@@ -161,7 +161,7 @@ def _done(program: Program) -> list[Operation]:
 
 def _deletion(trace: Trace, solution: Solution, kept: Kept) -> Deletion:
     """What is removed, and what stays: one channel alone fills its axes, so that a run sees it stay in any case."""
-    gone, stay = np.zeros_like(solution.stays), solution.stays.copy()
+    gone, stay = np.zeros_like(solution.stays), solution.stays | (solution.group_of < 0)
     for group in solution.structure.groups:
         channels = solution.channels_of(trace, group)
         gone[channels] = True
