@@ -32,11 +32,9 @@ def joins(trace: Trace) -> Iterator[Join]:
     """Runs for which one number was used: of attributes, or a size that was read and what was laid out by it."""
     first: dict[object, np.ndarray] = {}
     for use in _different(trace.uses):
-        read = use.number.origin
-        known = (
-            read.read if read is not None and read.read is not None else first.setdefault(_sum(use.number), use.labels)
-        )
-        if known is not use.labels:
+        counted = use.number.origin.read if use.number.origin is not None else None
+        known = first.setdefault(_sum(use.number), use.labels) if counted is None else counted
+        if use.number.exact and known is not use.labels:
             yield known, use.labels
 
 
@@ -51,7 +49,8 @@ def used_numbers(trace: Trace) -> list[Followed]:
 
 def _solved(trace: Trace) -> Iterator[tuple[Origin, Use]]:
     """Attributes with a use that says how large they are, once others are known."""
-    uses = sorted(_different(trace.uses), key=lambda use: (len(use.number.terms), use.number.origin is None))
+    exact = [use for use in _different(trace.uses) if use.number.exact]
+    uses = sorted(exact, key=lambda use: (len(use.number.terms), use.number.origin is None))
     known: set[Origin] = set()
     more = True
     while more:
@@ -94,7 +93,9 @@ def contradictions(trace: Trace, sizes: Sizes) -> Iterator[tuple[Use, list[np.nd
         if all(origin.read is not None or origin in known for origin, _ in use.number.terms):
             number, kept = _sum_of(use.number.terms, use.number.constant, sizes, known), sizes(use.labels)
             left = number.plus(kept, Fraction(-1))
-            if any(abs(m) > 1e-6 for m in (left.constant, *(m for _, m in left.terms))):
+            # Whatever stays has the right number as it is. So this ends: each time some labels more are frozen.
+            varies = any(abs(m) > 1e-6 for _, m in left.terms)
+            if varies or (not use.number.exact and (kept.terms or number.terms)):
                 yield use, list(_runs_of(use, uses))
 
 
@@ -116,5 +117,5 @@ def _different(uses: list[Use]) -> list[Use]:
     return list({(_sum(use.number), use.labels.tobytes()): use for use in reversed(uses)}.values())[::-1]
 
 
-def _sum(number: Traced) -> tuple[frozenset[tuple[Origin, Fraction]], Fraction]:
-    return frozenset(number.terms), number.constant
+def _sum(number: Traced) -> tuple[object, ...]:
+    return frozenset(number.terms), number.constant, number.exact

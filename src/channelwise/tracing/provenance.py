@@ -45,24 +45,29 @@ Terms = tuple[tuple[Origin, Fraction], ...]
 
 
 class Traced(int):
-    """A number that remembers which sum of its origins it is: ``sum(factor * origin) + constant``."""
+    """A number that remembers which sum of its origins it is: ``sum(factor * origin) + constant``.
+
+    ``exact``: it is no quotient that was rounded.
+    """
 
     terms: Terms
     constant: Fraction
+    exact: bool
 
-    def __new__(cls, value: int, terms: Terms, constant: Fraction = Fraction(0)) -> Traced:
+    def __new__(cls, value: int, terms: Terms, constant: Fraction = Fraction(0), exact: bool = True) -> Traced:
         self = super().__new__(cls, value)
-        self.terms, self.constant = terms, constant
+        self.terms, self.constant, self.exact = terms, constant, exact
         return self
 
     @property
     def origin(self) -> Origin | None:
         """The one origin that it is, unchanged."""
         (origin, factor), *more = self.terms
-        return origin if factor == 1 and not more and not self.constant else None
+        return origin if factor == 1 and not more and not self.constant and self.exact else None
 
-    def _scaled(self, value: int, factor: Fraction) -> Traced:
-        return Traced(value, tuple((origin, f * factor) for origin, f in self.terms), self.constant * factor)
+    def _scaled(self, value: int, factor: Fraction, exact: bool = True) -> Traced:
+        terms = tuple((origin, f * factor) for origin, f in self.terms)
+        return Traced(value, terms, self.constant * factor, self.exact and exact)
 
     def _sum(self, value: int, other: int, sign: int) -> int:
         terms: dict[Origin, Fraction] = dict(self.terms)
@@ -70,7 +75,8 @@ class Traced(int):
             terms[origin] = terms.get(origin, Fraction(0)) + sign * factor
         constant = self.constant + sign * (other.constant if isinstance(other, Traced) else int(other))
         left = tuple((origin, factor) for origin, factor in terms.items() if factor)
-        return Traced(value, left, constant) if left else value
+        exact = self.exact and getattr(other, "exact", True)
+        return Traced(value, left, constant, exact) if left else value
 
     def __add__(self, other: Any) -> Any:
         result = int.__add__(self, other)
@@ -94,8 +100,9 @@ class Traced(int):
 
     def __floordiv__(self, other: Any) -> Any:
         result = int.__floordiv__(self, other)
-        exact = isinstance(other, int) and int(other) != 0 and int(self) % int(other) == 0
-        return self._scaled(result, Fraction(1, int(other))) if exact else result
+        if not isinstance(other, int):
+            return result
+        return self._scaled(result, Fraction(1, int(other)), exact=int(self) % int(other) == 0)
 
     def __eq__(self, other: object) -> bool:
         same = int.__eq__(self, other)

@@ -1,4 +1,4 @@
-"""Which channels verification removes to see whether the user's code adapts: two selections that have little in common."""
+"""Which channels verification removes to see whether the user's code adapts: two unlike selections."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Pattern(Enum):
     UPPER = 0
     """Neither the first nor the last, and most of the upper half: code that picks by position shows."""
     FEW = 1
-    """Two of one end, which differs from group to group: those next to any border change sides, and numbers in the code
-    become larger than what is left."""
+    """Two or three of one end, which differs from group to group: those next to any border change sides, and numbers in
+    the code become larger than what is left."""
 
 
 def kept_channels(structure: Structure, names: Iterable[str], pattern: Pattern) -> dict[str, np.ndarray]:
@@ -38,18 +38,18 @@ def kept_channels(structure: Structure, names: Iterable[str], pattern: Pattern) 
         random = np.random.default_rng([pattern.value, position])
         # Multiples of the golden ratio: neighbours, which are the ones that meet, are far apart.
         place = (position + pattern.value / 2) * 0.618034 % 1
-        kept[group.name] = _kept(group, random, pattern, place, last=bool(position % 2))
+        kept[group.name] = _kept(group, random, pattern, place, position)
     return kept
 
 
-def _kept(group: Group, random: np.random.Generator, pattern: Pattern, place: float, last: bool) -> np.ndarray:
+def _kept(group: Group, random: np.random.Generator, pattern: Pattern, place: float, at: int) -> np.ndarray:
     chosen = []
     for members in group.members:
         if pattern is Pattern.UPPER:
-            some = _upper(members, random, 0.5 + 0.2 * place)
+            some = _upper(members, random, 0.3 + 0.5 * place)
         else:
-            count = min(2, members.size - 1 or 1)
-            some = members[-count:] if last else members[:count]
+            count = min(2 + at // 2 % 2, members.size - 1 or 1)
+            some = members[-count:] if at % 2 else members[:count]
         more = np.setdiff1d(members, some)[: max(group.least - len(some), 0)]
         chosen.append(np.concatenate([some, more]))
     return np.sort(np.concatenate(chosen))
@@ -57,5 +57,6 @@ def _kept(group: Group, random: np.random.Generator, pattern: Pattern, place: fl
 
 def _upper(members: np.ndarray, random: np.random.Generator, share: float) -> np.ndarray:
     inner = members[1:-1] if members.size > 2 else members[1:]
-    count = min(max(int(members.size * share), 1), inner.size)
+    # One alone would be laid out in another way: two, if there are so many.
+    count = min(max(int(members.size * share), 2), inner.size)
     return random.choice(inner[-(count + 1) :], count, replace=False)

@@ -51,7 +51,7 @@ def test_many_pairs_are_recorded_as_a_forest_and_mean_the_same() -> None:
 def test_condensing_changes_no_channel_and_later_joins_count() -> None:
     space = LabelSpace(count=50)
     random = np.random.default_rng(0)
-    for _ in range(8):
+    for _ in range(60):
         space.join(*random.integers(0, 40, (2, 5)))
     before = space.components().copy()
     all_of_them = space.all_pairs()
@@ -159,7 +159,7 @@ def test_models_of_trials_that_refer_to_themselves_do_not_pile_up(no_collection:
     model.register_forward_pre_hook(count)
     channelwise.trace(model, x)
     assert len(alive) > 8
-    assert max(alive) < 5
+    assert max(alive) < 7
 
 
 def test_tokens_times_tokens_take_no_memory_for_each_pair() -> None:
