@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,10 +32,15 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def undisturbed_randomness(device_tensors: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Restore the state of torch's random number generators afterwards."""
+    """Restore the state of the random number generators of torch, NumPy and Python afterwards."""
     devices = sorted({t.device.index or 0 for t in device_tensors if t.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        yield
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 @contextmanager
@@ -71,6 +78,9 @@ def run_labelled(
     tracker = ModuleTracker(model.train(one.train), ctx, trace, record)
     protected = model.parameters() if protect else ()
     mode = LabelMode(ctx, one.decisions, outlined=one.outlined, program=program, protected=protected)
+    # Every run draws the same numbers, so that it takes the same way.
+    random.seed(0)
+    np.random.seed(0)
     try:
         with ExitStack() as stack:
             for context in (torch.no_grad(), _no_cached_casts(), FunctionWatch(ctx), mode):

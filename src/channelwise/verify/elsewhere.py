@@ -16,7 +16,7 @@ from channelwise.solve.numbers import Followed, Sizes, used_numbers
 from channelwise.structure import Size, Structure
 from channelwise.tracing.code.other_ways import readers
 from channelwise.tracing.recording import Trace
-from channelwise.verify.comparing import difference, run_once
+from channelwise.verify.outputs import difference, run_once
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from channelwise.surgery.slim import slim_model
 from channelwise.surgery.sparse import masked_model
 from channelwise.tensors import named_tensors
 from channelwise.tracing.recording import Trace
-from channelwise.verify.comparing import difference, difference_in_double, in_double, run_once
+from channelwise.verify.outputs import unlike
 from channelwise.verify.selections import Pattern, kept_channels
 
 logger = logging.getLogger(__name__)
@@ -50,12 +50,7 @@ def guarded(
     def masked() -> nn.Module:
         return masked_model(model, structure, selection)
 
-    expected = run_once(masked(), args, kwargs)
-    text = difference(run_once(slim(), args, kwargs), expected)
-    if text is not None and not in_double(expected):
-        # What is picked by comparing values, the best boxes for example, may be others after rounding.
-        exactly = difference_in_double(slim, masked, args, kwargs)
-        text = text if exactly is None else exactly or None
+    text = unlike(slim, masked, args, kwargs)
     if text is None:
         return solution
     note = f"{NOTE}: {text}, though the programs are the same; {len(exact)} groups stay. Please report this model."

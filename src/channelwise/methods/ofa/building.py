@@ -21,7 +21,7 @@ from channelwise.methods.ofa.space import SearchSpace
 from channelwise.methods.ofa.supernet import MARK, Supernet
 from channelwise.ranking import Criterion, Weights, bind
 from channelwise.surgery.clone import clone_module, stand_in
-from channelwise.verify.comparing import difference, run_once
+from channelwise.verify.outputs import unlike
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,11 @@ def _problem(graph: ChannelGraph, supernet: Supernet, model: nn.Module, values: 
     """What differs between the subnet of these widths, at full kernels, and the original pruned alike; or None."""
     args, kwargs = as_arguments(inputs)
     args, kwargs = varied(args), varied(kwargs)
-    slim = graph.slim(supernet.original_selection(values))
+    selection = supernet.original_selection(values)
     flags = [(module, module.training) for module in model.modules()]
     try:
-        expected = run_once(slim, args, kwargs)
         supernet.activate(model, supernet.built.with_full_kernels(values))
-        return difference(run_once(model, args, kwargs), expected)
+        return unlike(lambda: model, lambda: graph.slim(selection), args, kwargs)
     except Exception as error:  # the user's forward can raise anything
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
     finally:
