@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import zip_longest
 
 import numpy as np
@@ -34,7 +33,7 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Deletion:
-    """From the labels of the full program to those of the slim one, which are the channels of the full one.
+    """Which labels of the full program are not there in the slim one.
 
     ``channel`` (labels,) is the channel of every label. Of the channels, ``gone`` are removed, and ``stay`` those that
     must stay or are alone on their axes, which a slim run does not tell apart.
@@ -44,16 +43,15 @@ class Deletion:
     gone: np.ndarray
     stay: np.ndarray
 
-    def left(self, labels: np.ndarray) -> np.ndarray:
-        """The channels of a run of labels without those that are gone."""
+    def channels(self, labels: np.ndarray) -> np.ndarray:
+        """The channel of every label; `NEW` for those that a run made."""
         new = labels >= len(self.channel)
-        channels = np.where(new, NEW, self.channel[np.where(new, 0, labels)])
-        return channels[new | ~self.gone[channels]]
+        return np.where(new, NEW, self.channel[np.where(new, 0, labels)])
 
-    @cached_property
-    def count(self) -> int:
-        """How many channels there are; larger labels of a slim run are new."""
-        return len(self.gone)
+    def left(self, labels: np.ndarray) -> np.ndarray:
+        """A run of labels without those whose channels are gone."""
+        channels = self.channels(labels)
+        return labels[(channels == NEW) | ~self.gone[channels]]
 
 
 def first_difference(
@@ -75,10 +73,15 @@ def first_difference(
 
 def first_meeting(space: LabelSpace, deletion: Deletion) -> Difference | None:
     """Channels that meet in the slim run, by the records of its ``space``, and did not in the full one."""
-    together = components_of(space.all_pairs(), space.count)
-    stays = np.zeros(space.count, bool)
-    stays[: deletion.count] = deletion.stay
-    stays[list(space.reasons)] = True
+    # The channels, and behind them the labels that the run made.
+    known, channels = len(deletion.channel), len(deletion.gone)
+    node = np.concatenate([deletion.channel, np.arange(channels, channels + space.count - known)])
+    one, other = space.all_pairs()
+    count = channels + space.count - known
+    together = components_of((node[one], node[other]), count)
+    stays = np.zeros(count, bool)
+    stays[:channels] = deletion.stay
+    stays[node[list(space.reasons)]] = True
     kept = np.zeros(int(together.max(initial=0)) + 1, bool)
     kept[together[stays]] = True
     free = np.flatnonzero(~deletion.stay)
@@ -137,25 +140,21 @@ class _Comparer:
             if other.shape[axis] != want.size:
                 return self._differ("size", operation, f"{operation.name} gives another size", operation, want)
             if found.get(axis, UNTOLD) != UNTOLD and not self._same_run(labelled[axis], found[axis]):
-                got = self.slim.runs[found[axis]]
+                got = self.deletion.channels(self.slim.runs[found[axis]])
                 wrong = self._wrong(want, got)
-                guilty = np.concatenate([want[wrong], got[wrong]])
                 text = f"{operation.name} gives other channels"
-                return self._differ(
-                    "channels", operation, text, operation, guilty[(guilty < self.deletion.count) & (guilty != NEW)]
-                )
+                return self._differ("channels", operation, text, operation, np.concatenate([want[wrong], got[wrong]]))
         return None
 
     def _left(self, number: int) -> np.ndarray:
         if number not in self.left:
-            self.left[number] = self.deletion.left(self.full.runs[number])
+            self.left[number] = self.deletion.channels(self.deletion.left(self.full.runs[number]))
         return self.left[number]
 
     def _same_run(self, number: int, other: int) -> bool:
         if (number, other) in self.same:
             return True
-        want, got = self._left(number), self.slim.runs[other]
-        if not self._wrong(want, got).any():
+        if not self._wrong(self._left(number), self.deletion.channels(self.slim.runs[other])).any():
             self.same.add((number, other))
             return True
         return False
@@ -163,8 +162,7 @@ class _Comparer:
     def _wrong(self, want: np.ndarray, got: np.ndarray) -> np.ndarray:
         """Where a run has another channel; new labels are of what stays, or of what is equal along the axis."""
         stay = self.deletion.stay
-        new = got >= self.deletion.count
-        return (got != want) & ~new & ~(stay[np.where(new, 0, got)] & stay[want])
+        return (got != want) & (got != NEW) & ~(stay[got] & stay[want])
 
     def _differ(
         self,
@@ -179,7 +177,6 @@ class _Comparer:
             runs = [
                 self.full.runs[number] for result in blamed.results for _, number in result.runs if number != UNTOLD
             ]
-            labels = np.concatenate(runs) if runs else np.zeros(0, int)
-            channels = self.deletion.channel[labels[labels < len(self.deletion.channel)]]
-        named = () if channels is None else tuple(np.unique(channels).tolist())
+            channels = self.deletion.channels(np.concatenate(runs)) if runs else None
+        named = () if channels is None else tuple(np.unique(channels[channels != NEW]).tolist())
         return Difference(kind, text, shown.name if shown else "", shown.module if shown else "", named)

@@ -112,7 +112,7 @@ class Trials:
             logger.warning("a slim model cannot be built: %s: %s; its channels stay", type(error).__name__, error)
             return failed(f"no slim model can be built ({type(error).__name__}: {_first_line(error)})", ())
         self.built.append(weakref.ref(model))
-        space = LabelSpace(count=deletion.count)
+        space = LabelSpace(count=self.trace.space.count)
         try:
             self._run(model, trial.number, outlined, slim, Trace(space, _slim_labels(self.trace, deletion), {}))
         except Exception as error:
@@ -168,11 +168,11 @@ def _deletion(trace: Trace, solution: Solution, kept: Kept) -> Deletion:
         gone[channels[kept[group.name]]] = False
         if len(kept[group.name]) == len(group.members):
             stay[channels[kept[group.name]]] = True
-    return Deletion(solution.channel, gone, stay)
+    return Deletion(solution.channel[: trace.space.count], gone, stay)
 
 
 def _slim_labels(trace: Trace, deletion: Deletion) -> dict[str, TensorLabels]:
-    """For every tensor of the slim model, the channel of each of its slots."""
+    """For every tensor of the slim model, the labels of the slots that are left."""
     found = {}
     for name, labels in trace.tensors.items():
         axes: list[np.ndarray | None] = []
