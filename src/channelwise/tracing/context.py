@@ -42,8 +42,8 @@ class TraceContext:
     """The state of one run of the model under the tracer.
 
     ``module`` is the qualified name of the module being executed, ``operation`` the ATen operator.
-    ``running`` is the module itself. ``heads`` are the numbers of heads of torch's own attention; what is expanded to
-    ``repeats`` is equal for all of them.
+    ``running`` is the module itself. ``head_width`` is that of a head of torch's own attention; what is expanded to
+    ``repeats`` there is equal for all heads.
     ``adapts`` is true inside calls that compute their sizes from their input (``flatten``, ``chunk`` …).
     ``numbers`` are the traced numbers that the user's code gave to the running function, ``sizes`` the shape that it
     asked for, and ``free_axis`` the axis of it whose length is given as -1, and so adapts.
@@ -54,8 +54,8 @@ class TraceContext:
     space: LabelSpace
     module: str = ""
     running: torch.nn.Module = field(default_factory=torch.nn.Module)
-    heads: frozenset[int] = frozenset()
-    repeats: frozenset[int] = frozenset()
+    head_width: int = 0
+    repeats: int = 0
     operation: str = ""
     adapts: bool = False
     numbers: tuple[Traced, ...] = ()
@@ -214,12 +214,15 @@ class TraceContext:
             if int(number) == value == labels.size:
                 self.uses.append(Use(number, labels.reshape(-1), self.module))
 
-    def is_number_of_heads(self, axis: int, length: int) -> bool:
-        """Whether an axis of the shape that is asked for is one of attention heads, by the name of its number."""
+    def is_number_of_heads(self, axis: int, length: int, behind: int) -> bool:
+        """Whether an axis of the shape that is asked for is one of attention heads, by the name of its number.
+
+        ``behind``: how many elements of a split axis lie behind it, in torch's own attention a head.
+        """
         number = self.sizes[axis] if axis < len(self.sizes) else None
         if isinstance(number, Traced) and number.origin is not None and number.origin.places:
             return HEADS.search(number.origin.name) is not None
-        return length in self.heads or length in _numbers_of_heads(self.running)
+        return behind == self.head_width or length in _numbers_of_heads(self.running)
 
     def is_named(self, axis: int) -> bool:
         """Whether an axis of the shape that is asked for has a length with an origin."""

@@ -196,12 +196,12 @@ class FunctionWatch(TorchFunctionMode):
         ctx = self.ctx
         given = signature(func).bind(*args, **kwargs).arguments
         query, heads = given["query"], given["num_heads"]
-        outer = ctx.heads, ctx.repeats
-        ctx.heads, ctx.repeats = frozenset({heads, heads * query.shape[1]}), frozenset({int(heads)})
+        outer = ctx.head_width, ctx.repeats
+        ctx.head_width, ctx.repeats = query.shape[2] // heads, int(heads)
         try:
             result = func(*args, **kwargs)
         finally:
-            ctx.heads, ctx.repeats = outer
+            ctx.head_width, ctx.repeats = outer
         ctx.operation = "multi_head_attention_forward"
         stream, inner = ctx.labels_on(query, 2), ctx.labels_on(given["out_proj_weight"], 1)
         if stream is not None and inner is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -127,7 +128,8 @@ def _shrinking(ctx: TraceContext, varying: list[int], columns: tuple[int, ...], 
     That of attention heads, of which whole ones go, or one whose length was left open; else (g, c/g) keeps g parts,
     and (c, h, w) keeps space.
     """
-    heads = [k for k in varying if ctx.is_number_of_heads(columns[k], new[columns[k]])]
+    behind = [math.prod(new[c] for c in columns[k + 1 :]) for k in range(len(columns))]
+    heads = [k for k in varying if ctx.is_number_of_heads(columns[k], new[columns[k]], behind[k])]
     if heads and len(columns) > 1:
         # Channels of a head come last: as many of them as there are heads are not these.
         return next((k for k in reversed(heads) if k < len(columns) - 1), heads[-1])
