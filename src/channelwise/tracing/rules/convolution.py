@@ -55,6 +55,8 @@ def convolution(
         m = ctx.map_on(x, 1)
         if m is not None:
             ctx.ask(m.labels, "a number of groups is passed to a convolution")
+            if m.uniform:
+                ctx.stands(groups, m.flat)
     maps = [along(result.flat, 1, out.ndim, _with_bias(ctx, result, bias))] if result is not None else []
     if result is None and bias is not None:
         ctx.freeze_all([bias], "added to channels of fixed number")
