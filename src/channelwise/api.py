@@ -149,13 +149,20 @@ def trace(
 
 def _recorded(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Trace, bool]:
     """The trace, and whether the private copy shared the user's parameters: not if the model writes into its own."""
-    for shared in (True, False):
+
+    def record(shared: bool, original: nn.Module | None) -> Trace:
         copies = {id(p): p for p in model.parameters()} if shared else {}
-        try:
-            return trace_passes(clone_module(model, copies), args, kwargs, shared=shared), shared
-        except WritesParameters:
-            continue
-    raise AssertionError("a model that owns its parameters may write into them")
+        return trace_passes(clone_module(model, copies), args, kwargs, shared=shared, original=original)
+
+    shared = True
+    try:
+        return record(shared, model), shared
+    except WritesParameters:
+        shared = False
+    except Exception:
+        # Code that asks for the very type of a number may not run on one that remembers its origin.
+        return record(shared, None), shared
+    return record(shared, model), shared
 
 
 @contextmanager

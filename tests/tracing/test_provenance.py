@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -81,7 +83,7 @@ def test_numbers_are_found_wherever_modules_keep_them() -> None:
         part.config = shared
     model[0].options = {"width": 6, "name": "a", "deep": SimpleNamespace(depth=7)}
     model[0].pair, model[0].flag, model[0].lone = Pair(3, 4), True, 1
-    trace_numbers(model, [])
+    trace_numbers(model, [], nn.Module())
     places = {place for value in _traced(vars(model[0])) for place in value.origin.places}  # type: ignore[union-attr]
     assert places == {
         ("0", "config.heads"), ("1", "config.heads"), ("0", "config.sizes[0]"), ("1", "config.sizes[0]"),
@@ -198,3 +200,103 @@ class ByTheWidthOfItsInput(nn.Module):
 def test_a_number_for_two_runs_ties_them() -> None:
     graph = check_oracle(Network(ByTheWidthOfItsInput()), torch.randn(2, 6, 8)).graph
     assert [group.size for group in graph.groups] == [4]
+
+
+class Mode(enum.Enum):
+    WIDE = 16
+
+
+class Single(Config):
+    """An object that is its own copy."""
+
+    def __deepcopy__(self, memo: Any) -> Single:
+        return self
+
+
+class Shares(nn.Module):
+    """It keeps what a copy of it has, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mode, self.log, self.config, self.width = Mode.WIDE, logging.getLogger(__name__), Single(), 16
+        self.first, self.head = nn.Conv1d(3, 16, 1), nn.Conv1d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x).view(-1, self.width, x.shape[2]))
+
+
+def test_what_a_copy_shares_with_the_users_model_is_left_alone() -> None:
+    model = Shares()
+    graph = check_oracle(model, torch.randn(2, 3, 6)).graph
+    assert graph.slim(graph.select(sparsity=0.5)).width == 8
+    kept = (Mode.WIDE.value, logging.root.level, model.config.heads, model.config.sizes[0], model.width)
+    assert all(type(n) is int for n in kept)
+    assert kept == (16, logging.root.level, 4, 3, 16)
+
+
+class AsksForTheType(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 16
+        self.first, self.head = nn.Conv1d(3, 16, 1), nn.Conv1d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if type(self.width) is not int:
+            raise TypeError("no whole number")
+        return self.head(self.first(x))
+
+
+def test_code_that_wants_plain_numbers_is_traced_with_them() -> None:
+    assert [group.size for group in check_oracle(AsksForTheType(), torch.randn(2, 3, 6)).graph.groups] == [16]
+
+
+class Reads(nn.Module):
+    """A factor that depends on the number of channels, read in a way that raises no question."""
+
+    def __init__(self, factor: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.factor = factor
+        self.first, self.head = nn.Conv1d(3, 16, 1), nn.Conv1d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head(x * self.factor(self, x))
+
+
+@torch.jit.script
+def scripted(x: Tensor) -> float:
+    return float(x.shape[1])
+
+
+@pytest.mark.parametrize(
+    "factor",
+    [
+        lambda module, x: len(x[0]),
+        lambda module, x: len(module.first.weight),
+        lambda module, x: torch.numel(x[0, :, 0]),
+        lambda module, x: x.stride(0),
+        lambda module, x: getattr(module.first, "out_channels"),  # noqa: B009
+        lambda module, x: scripted(x),
+        lambda module, x: torch.full((1, x.shape[1], 1), 1 / x.shape[1]),
+        lambda module, x: 2 if x.shape[1] % 2 else 1,
+    ],
+)
+def test_channels_that_the_code_counts_stay_however_it_counts_them(factor: Callable[[Any, Tensor], Any]) -> None:
+    assert not check_oracle(Reads(factor), torch.randn(2, 3, 6)).graph.groups
+
+
+@pytest.mark.parametrize("turn", [lambda x: x.flip(2), lambda x: x.transpose(2, 3)])
+def test_axes_without_labels_are_turned_in_both_programs(turn: Callable[[Tensor], Tensor]) -> None:
+    def code(module: Any, x: Tensor) -> Tensor:
+        x = module.first(x)
+        return turn(x) if x.shape[1] > 8 else x
+
+    class Turns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.second(code(self, x)))
+
+    assert [group.name for group in check_oracle(Turns(), torch.randn(2, 3, 6, 6)).graph.groups] == ["second"]

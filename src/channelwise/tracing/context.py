@@ -211,7 +211,8 @@ class TraceContext:
 
     def _stand(self, numbers: Iterable[Traced], value: int, labels: np.ndarray) -> None:
         for number in numbers if labels.size > 1 else ():
-            if int(number) == value == labels.size:
+            # A number of an earlier trace may have stayed in a cache of the user's.
+            if int(number) == value == labels.size and all(origin.uses is self.uses for origin, _ in number.terms):
                 self.uses.append(Use(number, labels.reshape(-1), self.module))
 
     def is_number_of_heads(self, axis: int, length: int, behind: int) -> bool:

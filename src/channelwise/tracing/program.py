@@ -15,18 +15,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from channelwise.inputs.example import is_constant
 from channelwise.tracing.context import TraceContext
 
 _LAYOUT = {
-    "alias", "cat", "chunk", "clone", "contiguous", "detach", "expand", "flip", "permute", "repeat", "reshape", "split",
-    "split_with_sizes", "squeeze", "stack", "t", "transpose", "unbind", "unsafe_split", "unsqueeze", "view",
-    "_reshape_alias", "_to_copy", "_unsafe_view",
+    "alias", "cat", "chunk", "clone", "contiguous", "detach", "expand", "repeat", "reshape", "split",
+    "split_with_sizes", "squeeze", "stack", "t", "unbind", "unsafe_split", "unsqueeze", "view", "_reshape_alias",
+    "_to_copy", "_unsafe_view",
 }  # fmt: skip
 """Operators that only move elements: what computes with these shows which they are and where. Which of them run also
 depends on how sizes lie in memory."""
 
-_MOVING = {"narrow", "select", "slice"}
-"""Operators that pick elements by numbers."""
+_MOVING = {"flip", "narrow", "permute", "select", "slice", "transpose"}
+"""Operators that pick elements by numbers, or may turn axes that have no labels."""
 
 _SIZED = {
     "arange", "as_strided", "convolution", "empty", "empty_strided", "full", "linspace", "native_group_norm",
@@ -132,6 +133,9 @@ class Program:
 
 def _numbers(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], ctx: TraceContext) -> Iterable[Any]:
     """Numbers that are computed with: scalars, and whole numbers that are no lengths."""
+    if name in ("flip", "permute", "transpose"):
+        yield from _turned(name, args, ctx)
+        return
     for position, argument, is_scalar in _numeric_arguments(func):
         value = args[position] if position < len(args) else kwargs.get(argument)
         if is_scalar:
@@ -150,6 +154,22 @@ def _numbers(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any
             yield tuple(value) if isinstance(value, (list, tuple)) else value
 
 
+def _turned(name: str, args: Sequence[Any], ctx: TraceContext) -> Iterable[Any]:
+    """What happens to axes without labels: which are reversed, or in which other order they come."""
+    x, labelled = args[0], {m.axis for m in ctx.maps(args[0])}
+    plain = [axis for axis in range(x.ndim) if x.shape[axis] > 1 and axis not in labelled]
+    if name == "flip":
+        yield from (plain.index(d % x.ndim) for d in args[1] if d % x.ndim in plain)
+        return
+    order = list(range(x.ndim)) if name == "transpose" else [d % x.ndim for d in args[1]]
+    if name == "transpose" and x.ndim:
+        a, b = args[1] % x.ndim, args[2] % x.ndim
+        order[a], order[b] = order[b], order[a]
+    turned = [plain.index(d) for d in order if d in plain]
+    if turned != sorted(turned):
+        yield tuple(turned)
+
+
 @cache
 def _numeric_arguments(func: Any) -> list[tuple[int, str, bool]]:
     """Position and name of the arguments that may be numbers; whether these are scalars."""
@@ -165,6 +185,9 @@ def _numeric_arguments(func: Any) -> list[tuple[int, str, bool]]:
 
 def _digest(constant: torch.Tensor) -> bytes:
     flat = constant.detach().reshape(-1)
+    if flat.numel() and is_constant(flat):
+        # Of one value everywhere, it may have any size.
+        return f"all {flat[0].item()}".encode()
     some = flat[:: max(flat.numel() // _ENOUGH, 1)].contiguous().cpu()
     if not some.numel():
         return b""

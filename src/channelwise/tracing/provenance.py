@@ -142,13 +142,15 @@ def traced_in(values: Iterable[Any]) -> Iterator[Traced]:
             yield from traced_in((value.start, value.stop, value.step))
 
 
-def trace_numbers(model: nn.Module, uses: list[Use]) -> None:
+def trace_numbers(model: nn.Module, uses: list[Use], original: nn.Module) -> None:
     """Replace the whole numbers that the modules of a private copy keep by traced ones, whose uses are noted.
+
+    What the copy shares with the ``original`` (enumerations, loggers, whatever is its own copy) is left alone.
 
     Numbers in lists, tuples, dicts and plain objects (namespaces, dataclasses, configs) count. An object that several
     modules share has one number for all of them. What torch's own layers keep of their sizes is surgery's to correct.
     """
-    walk = _Walk(uses)
+    walk = _Walk(uses, _things_of(original))
     for path, module in model.named_modules():
         skip = _OF_MODULES | _of_layers(type(module))  # type: ignore[arg-type]
         own = module.__dict__
@@ -160,10 +162,12 @@ def trace_numbers(model: nn.Module, uses: list[Use]) -> None:
 class _Walk:
     """Walks over what modules keep.
 
-    ``seen``: mutable things by their id, with the path they were first met by and the origins found in them.
+    ``foreign``: things by their id that are not the copy's own. ``seen``: mutable things by their id, with the path
+    they were first met by and the origins found in them.
     """
 
     uses: list[Use]
+    foreign: Mapping[int, Any]
     origins: list[Origin] = field(default_factory=list)
     seen: dict[int, tuple[Any, str, list[Origin]]] = field(default_factory=dict)
 
@@ -177,14 +181,8 @@ class _Walk:
             return Traced(value, ((self.origins[-1], Fraction(1)),))
         if kind is tuple:
             return tuple(self.traced(item, module, f"{path}[{k}]") for k, item in enumerate(value))
-        items: dict[Any, Any]
-        if kind is list:
-            items, pattern = dict(enumerate(value)), "{}[{}]"
-        elif kind is dict:
-            items, pattern = {k: v for k, v in value.items() if type(k) is str}, "{}[{!r}]"
-        elif _is_plain_object(value):
-            items, pattern = dict(vars(value)), "{}.{}"
-        else:
+        items, pattern = _items_of(value)
+        if not items or id(value) in self.foreign:
             return value
         if id(value) in self.seen:
             _, first, inside = self.seen[id(value)]
@@ -199,6 +197,32 @@ class _Walk:
                 (vars(value) if pattern == "{}.{}" else value)[key] = new
         self.seen[id(value)] = value, path, self.origins[start:]
         return value
+
+
+_MOST = 1000
+"""A list or dict of more numbers is data."""
+
+
+def _items_of(value: Any) -> tuple[dict[Any, Any], str]:
+    """What a list, a dict with names or a plain object holds, and how to write a path to it; else nothing."""
+    if type(value) is list and len(value) < _MOST:
+        return dict(enumerate(value)), "{}[{}]"
+    if type(value) is dict and len(value) < _MOST:
+        return {k: v for k, v in value.items() if type(k) is str and "'" not in k}, "{}[{!r}]"
+    return (dict(vars(value)), "{}.{}") if _is_plain_object(value) else ({}, "")
+
+
+def _things_of(model: nn.Module) -> dict[int, Any]:
+    """All lists, dicts and plain objects that the modules of a model reach, by their id."""
+    found: dict[int, Any] = {}
+    todo = [value for module in model.modules() for name, value in vars(module).items() if name not in _OF_MODULES]
+    while todo:
+        value = todo.pop()
+        items = dict(enumerate(value)) if type(value) is tuple else _items_of(value)[0]
+        if items and id(value) not in found:
+            found[id(value)] = value
+            todo += items.values()
+    return found
 
 
 _OF_MODULES = frozenset(nn.Module().__dict__)

@@ -81,6 +81,7 @@ class Trace:
     ``uses``: what the numbers of attributes, and sizes that the code read, were used for.
     ``elsewhere``: numbers that only other ways through a module than ``forward`` read.
     ``uncounted`` are the modules of all calls in which zeros were not noticed.
+    ``remembers``: numbers of attributes remember where they come from.
     """
 
     space: LabelSpace
@@ -96,6 +97,7 @@ class Trace:
     uncounted: list[str] = field(default_factory=list)
     types: dict[str, type] = field(default_factory=dict)
     batch: int = 1
+    remembers: bool = True
 
 
 def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, TensorLabels], dict[str, str]]:

@@ -142,10 +142,13 @@ def _train_pass(model: nn.Module, first: Pass, trace: Trace, shared: bool) -> Tr
     return None
 
 
-def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, shared: bool) -> Trace:
+def trace_passes(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, shared: bool, original: nn.Module | None = None
+) -> Trace:
     """Trace in eval and in train mode, on a private copy whose numbers, buffers and flags may change.
 
     ``shared``: its parameters are the user's own; WritesParameters is raised before anything is written into them.
+    ``original`` is the user's model; without it numbers do not remember where they come from.
     """
     space = LabelSpace()
     tensors, aliases = label_tensors(model, space)
@@ -153,7 +156,9 @@ def trace_passes(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     trace.batch = max(number_of_samples(args, kwargs), 1)
     stored = named_tensors(model)
     ask_where_widths_are_read(model, space, {name: labels.axes for name, labels in tensors.items()})
-    trace_numbers(model, trace.uses)
+    trace.remembers = original is not None
+    if original is not None:
+        trace_numbers(model, trace.uses, original)
     first = Pass(False, args, kwargs, False)
     evaluated = _traced_pass(model, first, trace, record=True, protect=shared)
     trace.macs = evaluated.macs

@@ -121,7 +121,10 @@ class _Comparer:
         return None
 
     def _constants_differ(self, one: Operation, other: Operation) -> bool:
-        return any(a[0] == b[0] and a != b for a, b in zip(one.constants, other.constants, strict=False))
+        return any(
+            (a[0] == b[0] and a != b) or (a[1] != b[1] and a[1].startswith(b"all") and b[1].startswith(b"all"))
+            for a, b in zip(one.constants, other.constants, strict=False)
+        )
 
     def _compare_results(self, operation: Operation, one: Result, other: Result) -> Difference | None:
         if len(one.shape) != len(other.shape):

@@ -26,7 +26,8 @@ class Pattern(Enum):
 def kept_channels(structure: Structure, names: Iterable[str], pattern: Pattern) -> dict[str, np.ndarray]:
     """What is kept of every group: all of it, unless it is among ``names``.
 
-    Groups lose differently many: code may need two groups to keep as many channels without saying so.
+    Groups lose differently many, and which of two keeps more differs between the selections: code may need two groups
+    to keep as many channels without saying so.
     """
     wanted = set(names)
     kept = {}
@@ -37,7 +38,7 @@ def kept_channels(structure: Structure, names: Iterable[str], pattern: Pattern) 
         # A generator for each group, so that a group loses the same channels whichever others are removed with it.
         random = np.random.default_rng([pattern.value, position])
         # Multiples of the golden ratio: neighbours, which are the ones that meet, are far apart.
-        place = (position + pattern.value / 2) * 0.618034 % 1
+        place = position * 0.618034 % 1
         kept[group.name] = _kept(group, random, pattern, place, position)
     return kept
 
@@ -48,7 +49,7 @@ def _kept(group: Group, random: np.random.Generator, pattern: Pattern, place: fl
         if pattern is Pattern.UPPER:
             some = _upper(members, random, 0.3 + 0.5 * place)
         else:
-            count = min(2 + at // 2 % 2, members.size - 1 or 1)
+            count = min(2 + (place < 0.5), members.size - 1 or 1)
             some = members[-count:] if at % 2 else members[:count]
         more = np.setdiff1d(members, some)[: max(group.least - len(some), 0)]
         chosen.append(np.concatenate([some, more]))
@@ -57,6 +58,6 @@ def _kept(group: Group, random: np.random.Generator, pattern: Pattern, place: fl
 
 def _upper(members: np.ndarray, random: np.random.Generator, share: float) -> np.ndarray:
     inner = members[1:-1] if members.size > 2 else members[1:]
-    # One alone would be laid out in another way: two, if there are so many.
-    count = min(max(int(members.size * share), 2), inner.size)
+    # An odd number, so that halves show; one alone would be laid out in another way.
+    count = min(max(int(members.size * share) | 1, 3 if inner.size > 2 else 2), inner.size)
     return random.choice(inner[-(count + 1) :], count, replace=False)

@@ -57,10 +57,14 @@ class Trials:
     built: list[weakref.ref[nn.Module]] = field(default_factory=list)
     programs: dict[int, tuple[Program, bool]] = field(default_factory=dict)
 
-    def check(self, solution: Solution, names: Collection[str], first: Trial | None = None) -> Failure | None:
-        """The first failure with these groups pruned, the likeliest trial first."""
+    def check(self, solution: Solution, asked: Collection[str], first: Trial | None = None) -> Failure | None:
+        """The first failure, the likeliest trial first: all groups are pruned once, those asked about once more."""
+        every = sorted(solution.structure.full())
+        if not every:
+            return None
         for trial in sorted(self._every(), key=lambda trial: trial != first):
-            failure = self.check_in(trial, solution, names)
+            names = every if trial.pattern is Pattern.UPPER else asked
+            failure = self.check_in(trial, solution, names) if names else None
             if failure is not None:
                 return failure
         return None
@@ -145,7 +149,8 @@ class Trials:
 
     def _run(self, model: nn.Module, number: int, outlined: bool, program: Program, trace: Trace) -> None:
         one = self.trace.passes[number]
-        trace_numbers(model, [])
+        if self.trace.remembers:
+            trace_numbers(model, [], self.model)
         run_labelled(model, replace(one, outlined=outlined, decisions=one.decisions.shown()), trace, program=program)
 
     def _suspects(self, solution: Solution, found: Difference) -> set[str]:

@@ -31,14 +31,15 @@ class Verifier:
         while True:
             solution = build(self.trace, bans)
             asked = asked_of(self.trace, solution)
-            failure = self.trials.check(solution, sorted(asked), failure.trial if failure else None) if asked else None
+            failure = self.trials.check(solution, sorted(asked), failure.trial if failure else None)
             if failure is None:
                 return solution, bans
             # Where the same code failed in another module of its class, a failure here is not another story.
             places = {name: frozenset(sites[id(question)] for question in asked[name]) for name in asked}
             again = [name for name in asked if places[name] in met]
-            guilty = again if failure.suspects & set(again) else self._guilty(solution, sorted(asked), failure)
-            met |= {places[name] for name in guilty}
+            names = sorted(solution.structure.full())
+            guilty = again if failure.suspects & set(again) else self._guilty(solution, names, failure)
+            met |= {places[name] for name in guilty if name in places}
             logger.debug("verification: %s because of %s", sorted(guilty), failure.text)
             bans += [self._ban(solution, asked, name, failure.text) for name in guilty]
 
@@ -81,7 +82,8 @@ class Verifier:
         return names[fails - 1]
 
     def _ban(self, solution: Solution, asked: Asked, name: str, text: str) -> Ban:
+        labels = group_labels(self.trace, solution.structure.group(name))
+        if name not in asked:
+            return labels, Reason("code", "", text, Cause.CODE)
         question = asked[name][-1].reason
-        return group_labels(self.trace, solution.structure.group(name)), Reason(
-            question.operation, question.module, f"{question.text}, and {text}", Cause.CODE
-        )
+        return labels, Reason(question.operation, question.module, f"{question.text}, and {text}", Cause.CODE)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import channelwise
 from channelwise.errors import ChannelwiseError
 from channelwise.tracing.code.sizes import WatchedSize
+from channelwise.tracing.tracer import trace_passes
 
 ALL = {0, 1, 2, 3}
 
@@ -104,14 +105,10 @@ class Reads(nn.Module):
         len,
     ],
 )
-def test_sizes_without_channels_need_no_verification(read: Callable[[Tensor], Any]) -> None:
-    def refuse(*args: Any) -> Any:
-        raise AssertionError("a pruned model was tried out")
-
-    model, x = Reads(read), torch.randn(2, 3, 6, 5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("channelwise.verify.trial.slim_model", refuse)
-        graph = channelwise.trace(model, x)
+def test_sizes_without_channels_raise_no_question(read: Callable[[Tensor], Any]) -> None:
+    trace = trace_passes(Reads(read), [torch.randn(2, 3, 6, 5)], {}, shared=False)
+    assert not trace.space.questions
+    graph = channelwise.trace(Reads(read), torch.randn(2, 3, 6, 5))
     assert [group.name for group in graph.groups] == ["stem", "hidden"]
 
 
