@@ -285,18 +285,14 @@ def test_channels_that_the_code_counts_stay_however_it_counts_them(factor: Calla
     assert not check_oracle(Reads(factor), torch.randn(2, 3, 6)).graph.groups
 
 
-@pytest.mark.parametrize("turn", [lambda x: x.flip(2), lambda x: x.transpose(2, 3)])
-def test_axes_without_labels_are_turned_in_both_programs(turn: Callable[[Tensor], Tensor]) -> None:
-    def code(module: Any, x: Tensor) -> Tensor:
-        x = module.first(x)
-        return turn(x) if x.shape[1] > 8 else x
-
+def test_an_axis_without_labels_is_reversed_in_both_programs() -> None:
     class Turns(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.first, self.second, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 4, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.second(code(self, x)))
+            x = self.first(x)
+            return self.head(self.second(x.flip(2) if x.shape[1] > 8 else x))
 
     assert [group.name for group in check_oracle(Turns(), torch.randn(2, 3, 6, 6)).graph.groups] == ["second"]

@@ -19,15 +19,15 @@ from channelwise.inputs.example import is_constant
 from channelwise.tracing.context import TraceContext
 
 _LAYOUT = {
-    "alias", "cat", "chunk", "clone", "contiguous", "detach", "expand", "repeat", "reshape", "split",
-    "split_with_sizes", "squeeze", "stack", "t", "unbind", "unsafe_split", "unsqueeze", "view", "_reshape_alias",
-    "_to_copy", "_unsafe_view",
+    "alias", "cat", "chunk", "clone", "contiguous", "detach", "expand", "permute", "repeat", "reshape", "split",
+    "split_with_sizes", "squeeze", "stack", "t", "transpose", "unbind", "unsafe_split", "unsqueeze", "view",
+    "_reshape_alias", "_to_copy", "_unsafe_view",
 }  # fmt: skip
 """Operators that only move elements: what computes with these shows which they are and where. Which of them run also
 depends on how sizes lie in memory."""
 
-_MOVING = {"flip", "narrow", "permute", "select", "slice", "transpose"}
-"""Operators that pick elements by numbers, or may turn axes that have no labels."""
+_MOVING = {"flip", "narrow", "select", "slice"}
+"""Operators that pick elements by numbers, or reverse axes that have no labels."""
 
 _SIZED = {
     "arange", "as_strided", "convolution", "empty", "empty_strided", "full", "linspace", "native_group_norm",
@@ -133,8 +133,9 @@ class Program:
 
 def _numbers(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], ctx: TraceContext) -> Iterable[Any]:
     """Numbers that are computed with: scalars, and whole numbers that are no lengths."""
-    if name in ("flip", "permute", "transpose"):
-        yield from _turned(name, args, ctx)
+    if name == "flip":
+        x, labelled = args[0], {m.axis for m in ctx.maps(args[0])}
+        yield from (d % x.ndim for d in args[1] if d % x.ndim not in labelled)
         return
     for position, argument, is_scalar in _numeric_arguments(func):
         value = args[position] if position < len(args) else kwargs.get(argument)
@@ -152,22 +153,6 @@ def _numbers(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any
                 yield min(max(value + n if value < 0 else value, 0), n)
         elif name not in _SIZED and value is not None:
             yield tuple(value) if isinstance(value, (list, tuple)) else value
-
-
-def _turned(name: str, args: Sequence[Any], ctx: TraceContext) -> Iterable[Any]:
-    """What happens to axes without labels: which are reversed, or in which other order they come."""
-    x, labelled = args[0], {m.axis for m in ctx.maps(args[0])}
-    plain = [axis for axis in range(x.ndim) if x.shape[axis] > 1 and axis not in labelled]
-    if name == "flip":
-        yield from (plain.index(d % x.ndim) for d in args[1] if d % x.ndim in plain)
-        return
-    order = list(range(x.ndim)) if name == "transpose" else [d % x.ndim for d in args[1]]
-    if name == "transpose" and x.ndim:
-        a, b = args[1] % x.ndim, args[2] % x.ndim
-        order[a], order[b] = order[b], order[a]
-    turned = [plain.index(d) for d in order if d in plain]
-    if turned != sorted(turned):
-        yield tuple(turned)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Which channels verification removes to see whether the user's code adapts: two unlike selections."""
+"""Which channels verification removes to see whether the user's code adapts: three unlike selections."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class Pattern(Enum):
     FEW = 1
     """Two or three of one end, which differs from group to group: those next to any border change sides, and numbers in
     the code become larger than what is left."""
+    EQUAL = 2
+    """Two of one end in every group: code may do something else where two groups are equally wide."""
 
 
 def kept_channels(structure: Structure, names: Iterable[str], pattern: Pattern) -> dict[str, np.ndarray]:
@@ -49,7 +51,8 @@ def _kept(group: Group, random: np.random.Generator, pattern: Pattern, place: fl
         if pattern is Pattern.UPPER:
             some = _upper(members, random, 0.3 + 0.5 * place)
         else:
-            count = min(2 + (place < 0.5), members.size - 1 or 1)
+            count = 3 if pattern is Pattern.FEW and place < 0.5 else 2
+            count = min(count, members.size - 1 or 1)
             some = members[-count:] if at % 2 else members[:count]
         more = np.setdiff1d(members, some)[: max(group.least - len(some), 0)]
         chosen.append(np.concatenate([some, more]))

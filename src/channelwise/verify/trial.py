@@ -14,6 +14,7 @@ from torch import nn
 
 from channelwise.selection import Selection
 from channelwise.solve.build import Solution
+from channelwise.structure import part_size
 from channelwise.surgery.clone import clone_module
 from channelwise.surgery.slim import slim_model
 from channelwise.tracing.labels import LabelSpace
@@ -59,7 +60,8 @@ class Trials:
 
     def check(self, solution: Solution, asked: Collection[str], first: Trial | None = None) -> Failure | None:
         """The first failure, the likeliest trial first: all groups are pruned once, those asked about once more."""
-        every = sorted(solution.structure.full())
+        # Of two channels one alone is left, which is laid out in another way: only what is asked about is pruned then.
+        every = sorted({*asked, *(g.name for g in solution.structure.groups if part_size(g) > 2)})
         if not every:
             return None
         for trial in sorted(self._every(), key=lambda trial: trial != first):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from channelwise.solve.build import Ban, Solution, build, group_labels
-from channelwise.structure import Cause, Reason
+from channelwise.structure import Cause, Reason, part_size
 from channelwise.tracing.recording import Trace
 from channelwise.verify.questions import Asked, Site, asked_of, sites_of
 from channelwise.verify.trial import Failure, Trials
@@ -37,7 +37,7 @@ class Verifier:
             # Where the same code failed in another module of its class, a failure here is not another story.
             places = {name: frozenset(sites[id(question)] for question in asked[name]) for name in asked}
             again = [name for name in asked if places[name] in met]
-            names = sorted(solution.structure.full())
+            names = sorted({*asked, *(g.name for g in solution.structure.groups if part_size(g) > 2)})
             guilty = again if failure.suspects & set(again) else self._guilty(solution, names, failure)
             met |= {places[name] for name in guilty if name in places}
             logger.debug("verification: %s because of %s", sorted(guilty), failure.text)

@@ -53,7 +53,7 @@ class NormWithItsOwnNumber(nn.LayerNorm):
 
 def test_numbers_that_torch_keeps_are_none_to_follow() -> None:
     model = nn.Sequential(NormWithItsOwnNumber(8))
-    trace_numbers(model, [])
+    trace_numbers(model, [], nn.Module())
     assert {name for name, value in model[0].__dict__.items() if isinstance(value, Traced)} == {"width"}
 
 
