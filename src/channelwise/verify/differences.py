@@ -6,15 +6,16 @@ compute with, and which channels lie where. Values are not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import numpy as np
 
 from channelwise.tracing.connections import components_of
 from channelwise.tracing.labels import LabelSpace
 from channelwise.tracing.program import UNTOLD, Operation, Program, Result
+
+_SLICE = "aten.slice"
 
 NEW = -1
 """Stands for labels that a run made for what is equal along an axis."""
@@ -64,7 +65,7 @@ def first_difference(
         counting: modules that count channels, in which numbers differ rightly.
     """
     comparer = _Comparer(full, slim, deletion)
-    for one, other in zip_longest(full.operations, slim.operations):
+    for one, other in _side_by_side(full.operations, slim.operations):
         found = comparer.compare(one, other, numbers and not _inside(one, counting))
         if found is not None:
             return found
@@ -90,6 +91,24 @@ def first_meeting(space: LabelSpace, deletion: Deletion) -> Difference | None:
     if not guilty.size:
         return None
     return Difference("meeting", "other channels meet than before", channels=tuple(guilty.tolist()))
+
+
+def _side_by_side(
+    full: Sequence[Operation], slim: Sequence[Operation]
+) -> Iterator[tuple[Operation | None, Operation | None]]:
+    """The operations of both in pairs. A slice may be there in one alone: along labels of one channel."""
+    first, second = 0, 0
+    while first < len(full) or second < len(slim):
+        one = full[first] if first < len(full) else None
+        other = slim[second] if second < len(slim) else None
+        alike = one is not None and other is not None and (one.name, one.module) == (other.name, other.module)
+        if not alike and one is not None and one.name == _SLICE:
+            first += 1
+        elif not alike and other is not None and other.name == _SLICE:
+            second += 1
+        else:
+            yield one, other
+            first, second = first + 1, second + 1
 
 
 def _inside(operation: Operation | None, modules: Collection[str]) -> bool:
