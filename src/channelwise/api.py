@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +29,8 @@ from channelwise.tracing.dispatch import WritesParameters
 from channelwise.tracing.recording import Trace
 from channelwise.tracing.tracer import trace_passes, undisturbed_randomness
 from channelwise.verify import verified
+
+logger = logging.getLogger(__name__)
 
 
 class ChannelGraph:
@@ -154,15 +157,23 @@ def _recorded(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         copies = {id(p): p for p in model.parameters()} if shared else {}
         return trace_passes(clone_module(model, copies), args, kwargs, shared=shared, original=original)
 
-    shared = True
     try:
-        return record(shared, model), shared
-    except WritesParameters:
-        shared = False
-    except Exception:
+        return _writing_allowed(record, model)
+    except Exception as error:
         # Code that asks for the very type of a number may not run on one that remembers its origin.
-        return record(shared, None), shared
-    return record(shared, model), shared
+        found = _writing_allowed(record, None)
+        logger.info("numbers of attributes do not follow the channels, as the code wants plain ones: %s", error)
+        return found
+
+
+def _writing_allowed(
+    record: Callable[[bool, nn.Module | None], Trace], original: nn.Module | None
+) -> tuple[Trace, bool]:
+    """A trace on the user's parameters, or on copies of them if the model writes into its own."""
+    try:
+        return record(True, original), True
+    except WritesParameters:
+        return record(False, original), False
 
 
 @contextmanager

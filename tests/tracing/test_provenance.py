@@ -296,3 +296,16 @@ def test_an_axis_without_labels_is_reversed_in_both_programs() -> None:
             return self.head(self.second(x.flip(2) if x.shape[1] > 8 else x))
 
     assert [group.name for group in check_oracle(Turns(), torch.randn(2, 3, 6, 6)).graph.groups] == ["second"]
+
+
+class AsksAndWrites(AsksForTheType):
+    """It also writes into its own parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.head.bias.mul_(1.0)
+        return super().forward(x)
+
+
+def test_code_that_wants_plain_numbers_may_write_into_its_parameters() -> None:
+    assert [group.size for group in cw.trace(AsksAndWrites(), torch.randn(2, 3, 6)).groups] == [16]
