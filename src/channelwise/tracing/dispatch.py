@@ -42,7 +42,7 @@ _PICKING = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index
 class LabelMode(TorchDispatchMode):
     """Runs every operator as it is and lets its rule carry the labels on.
 
-    ``program``, if there is one, notes the operations; else ``flow`` what they read and write, and ``copies`` are those
+    ``program`` notes the operations, ``flow``, if there is one, what they read and write; ``copies`` are then those
     that depend on widths. ``decisions`` are noted in the first run and taken in others.
     ``outlined``: costly operators give zeros, which is quicker and shows the same labels. WritesParameters is raised
     before anything is written into ``protected`` tensors.
@@ -52,14 +52,14 @@ class LabelMode(TorchDispatchMode):
         self,
         ctx: TraceContext,
         decisions: Decisions,
+        program: Program,
         *,
         outlined: bool,
-        program: Program | None = None,
+        flow: Flow | None = None,
         protected: Iterable[torch.Tensor] = (),
     ) -> None:
         super().__init__()
-        self.ctx, self.decisions, self.outlined, self.program = ctx, decisions, outlined, program
-        self.flow = Flow() if program is None else None
+        self.ctx, self.decisions, self.program, self.outlined, self.flow = ctx, decisions, program, outlined, flow
         self.copies: list[Copy] = []
         self.protected = {t.untyped_storage()._cdata for t in protected}
         self.drawn = 0
@@ -104,19 +104,17 @@ class LabelMode(TorchDispatchMode):
             for tensor in tensors_in(out):
                 if not ctx.knows(tensor):
                     ctx.set(tensor, (), weight)
-        if self.program is None or known_as.kind is Kind.LAYOUT:
+        if known_as.kind is Kind.LAYOUT:
             self._label(func, known_as, out, args, kwargs, known)
         else:
-            self._note(self.program, func, known_as, out, args, kwargs, known)
+            self._note(func, known_as, out, args, kwargs, known)
         if self.flow is not None and func is torch.ops.aten.clone.default and kwargs.get("memory_format") is not None:
             self._note_copy(self.flow, args[0], out, kwargs["memory_format"])
         return out
 
-    def _note(
-        self, program: Program, func: Any, known_as: _Known, out: Any, args: Any, kwargs: Any, known: list[torch.Tensor]
-    ) -> None:
+    def _note(self, func: Any, known_as: _Known, out: Any, args: Any, kwargs: Any, known: list[torch.Tensor]) -> None:
         """Label the results, and note the operation in the program."""
-        ctx = self.ctx
+        ctx, program = self.ctx, self.program
         computes = known_as.kind is Kind.COMPUTING
         # Element-wise operations show in their results what they were given.
         given = [program.result(ctx, t) for t in known] if computes and not known_as.elementwise else []
@@ -158,8 +156,10 @@ class LabelMode(TorchDispatchMode):
             elif known_as.elementwise:
                 if any(ctx.maps(t) for t in known):
                     pointwise(ctx, out, func, args, kwargs)
-            elif tensors_in(out):
+            elif results := tensors_in(out):
                 ctx.freeze_all(known, f"no rule for {func}", Cause.NO_RULE)
+                for tensor in results:
+                    ctx.set(tensor, ())
         except Exception as error:
             # A rule that cannot follow an operation must not stop the user.
             logger.warning("the rule for %s failed in %s: %r; its channels stay", func, ctx.module, error)

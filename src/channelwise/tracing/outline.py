@@ -25,7 +25,9 @@ HEAVY = {
 def zeros_instead(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Zeros of the shapes, types and memory formats that the operator would return, by its kernel for meta tensors."""
     out = func(*map(_without_values, args), **{name: _without_values(value) for name, value in kwargs.items()})
-    return mapped(out, lambda t: torch.zeros_like(t, device=args[0].device))
+    device = args[0].device
+    # Quicker than zeros_like, which takes another way for tensors without values.
+    return mapped(out, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device).zero_())
 
 
 def _without_values(value: Any) -> Any:

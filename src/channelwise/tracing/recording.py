@@ -16,6 +16,7 @@ from channelwise.tracing.code.other_ways import Candidate
 from channelwise.tracing.context import MacRecord, Maps
 from channelwise.tracing.decisions import Decisions
 from channelwise.tracing.labels import LabelMap, LabelSpace, along
+from channelwise.tracing.program import Program
 from channelwise.tracing.provenance import Use
 
 
@@ -64,13 +65,21 @@ class CountedCall:
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One labelled run of the model: its arguments, what decided in it, and whether costly operators gave zeros."""
+    """One labelled run of the model: its arguments, what decided in it and what ran.
+
+    ``outlined``: costly operators gave zeros.
+    """
 
     train: bool
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     outlined: bool
     decisions: Decisions = field(default_factory=Decisions)
+    program: Program = field(default_factory=Program)
+
+    def again(self, outlined: bool) -> Pass:
+        """The same run of another model, with the decisions of this one."""
+        return Pass(self.train, self.args, self.kwargs, outlined, self.decisions.shown())
 
 
 @dataclass(eq=False)

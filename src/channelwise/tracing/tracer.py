@@ -22,8 +22,8 @@ from channelwise.tracing.context import TraceContext
 from channelwise.tracing.dispatch import LabelMode
 from channelwise.tracing.labels import LabelSpace
 from channelwise.tracing.memory.copies import written_into
+from channelwise.tracing.memory.flow import Flow
 from channelwise.tracing.modules import ModuleTracker
-from channelwise.tracing.program import Program
 from channelwise.tracing.provenance import trace_numbers
 from channelwise.tracing.recording import Pass, Trace, label_tensors
 
@@ -60,14 +60,15 @@ def run_labelled(
     one: Pass,
     trace: Trace,
     *,
-    program: Program | None = None,
+    flow: Flow | None = None,
     record: bool = False,
     protect: bool = False,
 ) -> tuple[TraceContext, LabelMode, list[torch.Tensor]]:
-    """One forward pass with labels, noted in ``program`` if there is one; returns also the tensors that it gave.
+    """One forward pass with labels, noted in the program of ``one``; returns also the tensors that it gave.
 
-    ``model`` is a private copy. ``record`` keeps the shapes that modules see; ``protect``: WritesParameters is raised
-    before anything is written into parameters. An exception leaves with the name of the running module attached.
+    ``model`` is a private copy. ``flow`` notes what is read and written, ``record`` keeps the shapes that modules see.
+    ``protect``: WritesParameters is raised before anything is written into parameters. An exception leaves with the
+    name of the running module attached.
     """
     ctx = TraceContext(trace.space, uses=trace.uses)
     stored = named_tensors(model)
@@ -77,7 +78,7 @@ def run_labelled(
         ctx.set(tensor, ())
     tracker = ModuleTracker(model.train(one.train), ctx, trace, record)
     protected = model.parameters() if protect else ()
-    mode = LabelMode(ctx, one.decisions, outlined=one.outlined, program=program, protected=protected)
+    mode = LabelMode(ctx, one.decisions, one.program, outlined=one.outlined, flow=flow, protected=protected)
     # Every run draws the same numbers, so that it takes the same way.
     random.seed(0)
     np.random.seed(0)
@@ -93,8 +94,7 @@ def run_labelled(
         tracker.remove()
     outputs = tensors_in(output, attributes=True)
     ctx.use(outputs)
-    if program is not None:
-        program.add_outputs(ctx, outputs)
+    one.program.add_outputs(ctx, outputs)
     ctx.touched = {id(t) for t in stored.values()} & ctx.touched
     return ctx, mode, outputs
 
@@ -103,11 +103,12 @@ def _traced_pass(
     model: nn.Module, one: Pass, trace: Trace, *, record: bool = False, protect: bool = False
 ) -> TraceContext:
     """A pass of the full model: what it returns stays, and copies that must not become views keep two channels."""
-    ctx, mode, outputs = run_labelled(model, one, trace, record=record, protect=protect)
+    flow = Flow()
+    ctx, mode, outputs = run_labelled(model, one, trace, flow=flow, record=record, protect=protect)
     for tensor in outputs:
         for m in ctx.maps(tensor):
             trace.space.freeze(m.labels, Reason("output", "", "an output of the network", Cause.OUTPUT))
-    for copy in written_into(mode.copies, mode.flow, outputs) if mode.flow is not None else ():
+    for copy in written_into(mode.copies, flow, outputs):
         for copied in copy.maps:
             trace.space.keep_two(copied, copy.reason)
     trace.passes.append(one)

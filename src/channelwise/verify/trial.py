@@ -20,7 +20,7 @@ from channelwise.surgery.slim import slim_model
 from channelwise.tracing.labels import LabelSpace
 from channelwise.tracing.program import Operation, Program
 from channelwise.tracing.provenance import trace_numbers
-from channelwise.tracing.recording import TensorLabels, Trace
+from channelwise.tracing.recording import Pass, TensorLabels, Trace
 from channelwise.tracing.tracer import run_labelled
 from channelwise.verify.differences import Deletion, Difference, first_difference, first_meeting
 from channelwise.verify.questions import asked_in
@@ -49,14 +49,15 @@ class Failure:
 class Trials:
     """Tries slim models of a traced one; ``shared``: their untouched parameters are those of ``model`` itself.
 
-    ``built`` are the models of the trial that runs, ``programs`` those of the full model by pass, outlined or not.
+    ``built`` are the models of the trial that runs. ``outlines``: whether a pass runs as it does if costly operators
+    give zeros; where nothing failed yet, this is not known.
     """
 
     trace: Trace
     model: nn.Module
     shared: bool
     built: list[weakref.ref[nn.Module]] = field(default_factory=list)
-    programs: dict[int, tuple[Program, bool]] = field(default_factory=dict)
+    outlines: dict[int, bool] = field(default_factory=dict)
 
     def check(self, solution: Solution, asked: Collection[str], first: Trial | None = None) -> Failure | None:
         """The first failure, the likeliest trial first: all groups are pruned once, those asked about once more."""
@@ -76,12 +77,12 @@ class Trials:
     def _every(self) -> list[Trial]:
         """All selections in eval mode; in train mode too if the code does other things in it, else one."""
         numbers = range(len(self.trace.passes))
-        first = _done(self._full(0)[0])
+        first = _done(self.trace.passes[0].program)
         return [
             Trial(pattern, number)
             for number in numbers
             for pattern in Pattern
-            if pattern is Pattern.UPPER or number == 0 or _done(self._full(number)[0]) != first
+            if pattern is Pattern.UPPER or number == 0 or _done(self.trace.passes[number].program) != first
         ]
 
     def check_in(self, trial: Trial, solution: Solution, names: Collection[str]) -> Failure | None:
@@ -104,6 +105,17 @@ class Trials:
 
     def _compare(self, trial: Trial, solution: Solution, names: Collection[str], *, numbers: bool) -> Failure | None:
         """Whether the slim model runs the program of the full one."""
+        number = trial.number
+        failure = self._compare_once(trial, solution, names, numbers, outlined=self.outlines.get(number, True))
+        if failure is not None and number not in self.outlines:
+            self.outlines[number] = self._may_outline(number)
+            if not self.outlines[number]:
+                return self._compare_once(trial, solution, names, numbers, outlined=False)
+        return failure
+
+    def _compare_once(
+        self, trial: Trial, solution: Solution, names: Collection[str], numbers: bool, *, outlined: bool
+    ) -> Failure | None:
         structure = solution.structure
         kept = kept_channels(structure, names, trial.pattern)
 
@@ -111,8 +123,6 @@ class Trials:
             return Failure(f"with fewer channels {text}", frozenset(suspects), trial)
 
         deletion = _deletion(self.trace, solution, kept)
-        program, outlined = self._full(trial.number)
-        slim = Program()
         try:
             model = slim_model(self.model, structure, Selection(kept), share_untouched=self.shared)
         except Exception as error:
@@ -120,42 +130,41 @@ class Trials:
             logger.warning("a slim model cannot be built: %s: %s; its channels stay", type(error).__name__, error)
             return failed(f"no slim model can be built ({type(error).__name__}: {_first_line(error)})", ())
         self.built.append(weakref.ref(model))
+        full = self.trace.passes[trial.number]
         space = LabelSpace(count=self.trace.space.count)
         try:
-            self._run(model, trial.number, outlined, slim, Trace(space, _slim_labels(self.trace, deletion), {}))
+            slim = self._run(model, full.again(outlined), Trace(space, _slim_labels(self.trace, deletion), {}))
         except Exception as error:
             module = getattr(error, "_channelwise_module", "")
             text = f"the model's code raises {type(error).__name__}: {_first_line(error)}"
             return failed(text, asked_in(self.trace, solution, module) & set(names))
         counting = [norm.module for norm in structure.norms]
-        found = first_difference(program, slim, deletion, numbers=numbers, counting=counting)
+        found = first_difference(full.program, slim, deletion, numbers=numbers, counting=counting)
         found = found or first_meeting(space, deletion)
         if found is None:
             return None
         where = f" in {found.module}" if found.module else ""
         return failed(f"{found.text}{where}", self._suspects(solution, found) & set(names))
 
-    def _full(self, number: int) -> tuple[Program, bool]:
-        """The program of the full model in a pass, and whether it is outlined: its code may not run on zeros."""
-        for outlined in (True, False) if number not in self.programs else ():
-            model = clone_module(self.model, {id(p): p for p in self.model.parameters()} if self.shared else {})
-            space = LabelSpace(count=self.trace.space.count)
-            program = Program()
-            try:
-                self._run(model, number, outlined, program, Trace(space, self.trace.tensors, {}))
-            except Exception:
-                if not outlined:
-                    raise
-                continue
-            self.programs[number] = program, outlined
-            break
-        return self.programs[number]
+    def _may_outline(self, number: int) -> bool:
+        """Whether the full model runs the same program if costly operators give zeros; its code may not run on them."""
+        full, count = self.trace.passes[number], self.trace.space.count
+        if full.outlined:
+            return True
+        model = clone_module(self.model, {id(p): p for p in self.model.parameters()} if self.shared else {})
+        nothing = Deletion(np.arange(count), np.zeros(count, bool), np.zeros(count, bool))
+        try:
+            outlined = self._run(model, full.again(True), Trace(LabelSpace(count=count), self.trace.tensors, {}))
+        except Exception as error:
+            logger.debug("the model does not run on zeros: %s: %s", type(error).__name__, error)
+            return False
+        return first_difference(full.program, outlined, nothing) is None
 
-    def _run(self, model: nn.Module, number: int, outlined: bool, program: Program, trace: Trace) -> None:
-        one = self.trace.passes[number]
+    def _run(self, model: nn.Module, one: Pass, trace: Trace) -> Program:
         if self.trace.remembers:
             trace_numbers(model, [], self.model)
-        run_labelled(model, replace(one, outlined=outlined, decisions=one.decisions.shown()), trace, program=program)
+        run_labelled(model, one, trace)
+        return one.program
 
     def _suspects(self, solution: Solution, found: Difference) -> set[str]:
         """Groups that a difference shows, and those that the module has questions about."""

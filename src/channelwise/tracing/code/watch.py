@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import cache, partial
 from inspect import signature, unwrap
@@ -116,28 +115,28 @@ class FunctionWatch(TorchFunctionMode):
             # Where no kernel takes it as it is, it is made of products, of which none shows the factor.
             ctx.operation = func.__name__
             ctx.freeze_axes(args[0] if args else kwargs["query"], [-1], "scaled by the root of the width of a head")
-        with self._given(func, args, kwargs):
+        if ctx.adapts:
             return func(*args, **kwargs)
-
-    @contextmanager
-    def _given(self, func: Any, args: Any, kwargs: Any) -> Iterator[None]:
-        """While the function runs, its rules know which numbers it was given, or that it takes all from its input."""
-        ctx = self.ctx
-        before = ctx.numbers, ctx.sizes, ctx.free_axis, ctx.adapts
-        if not ctx.adapts:
-            ctx.numbers = tuple(traced_in((*args, *kwargs.values())))
-            ctx.adapts = func in _ADAPTING
-            if func in _SHAPING:
-                given = kwargs.get("shape", kwargs.get("size"))
-                if given is None:
-                    given = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
-                ctx.sizes = tuple(given)
-                if func in _RESHAPING and -1 in ctx.sizes:
-                    ctx.free_axis = ctx.sizes.index(-1)
+        before = ctx.numbers, ctx.sizes, ctx.free_axis
+        self._give(func, args, kwargs)
         try:
-            yield
+            return func(*args, **kwargs)
         finally:
-            ctx.numbers, ctx.sizes, ctx.free_axis, ctx.adapts = before
+            ctx.numbers, ctx.sizes, ctx.free_axis = before
+            ctx.adapts = False
+
+    def _give(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Tell the rules which numbers the function was given, or that it takes all from its input."""
+        ctx = self.ctx
+        ctx.numbers = tuple(traced_in((*args, *kwargs.values())))
+        ctx.adapts = func in _ADAPTING
+        if func in _SHAPING:
+            given = kwargs.get("shape", kwargs.get("size"))
+            if given is None:
+                given = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
+            ctx.sizes = tuple(given)
+            if func in _RESHAPING and -1 in ctx.sizes:
+                ctx.free_axis = ctx.sizes.index(-1)
 
     def _measured(self, func: Any, args: Any, kwargs: Any, ask: bool) -> Any:
         """The number of elements along some axes, which the user's code may compute with, say as a scale."""
