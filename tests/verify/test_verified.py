@@ -179,3 +179,44 @@ def test_wrong_code_in_train_mode_is_found_out_in_spite_of_chance(draw: Callable
 def test_right_code_in_train_mode_is_known_in_spite_of_chance(draw: Callable[[Tensor], Tensor]) -> None:
     graph = cw.trace(TrainsByChance(draw, lambda width: width // width), torch.randn(2, 3, 8))
     assert [group.name for group in graph.groups] == ["first"]
+
+
+class Keeps(nn.Module):
+    """Code that keeps what it made for the sizes it saw last, as detection heads keep their anchors."""
+
+    def __init__(self, make: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
+        self.register_buffer("stride", torch.tensor(2.0))
+        self.make, self.seen, self.kept = make, None, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if self.seen != x.shape:
+            self.seen, self.kept = x.shape, self.make(x, self.stride)
+        return self.head(x + self.kept)
+
+
+def position(x: Tensor, stride: Tensor) -> Tensor:
+    return torch.arange(x.shape[3]) * stride
+
+
+def share(x: Tensor, stride: Tensor) -> float:
+    return x.shape[1] // 16
+
+
+def ramp(x: Tensor, stride: Tensor) -> Tensor:
+    return (torch.arange(x.shape[1]) * stride)[:, None, None]
+
+
+@pytest.mark.parametrize("ran_before", [False, True])
+@pytest.mark.parametrize(("make", "adapts"), [(position, True), (share, False), (ramp, False)])
+def test_what_code_keeps_from_an_earlier_run_is_made_anew(
+    make: Callable[[Tensor, Tensor], Any], adapts: bool, ran_before: bool
+) -> None:
+    torch.manual_seed(0)
+    model, x = Keeps(make).eval(), torch.randn(2, 3, 8, 8)
+    if ran_before:
+        with torch.no_grad():
+            model(x)
+    assert bool(cw.trace(model, x).groups) == adapts

@@ -131,18 +131,23 @@ class Trials:
             return failed(f"no slim model can be built ({type(error).__name__}: {_first_line(error)})", ())
         self.built.append(weakref.ref(model))
         full = self.trace.passes[trial.number]
-        space = LabelSpace(count=self.trace.space.count)
-        try:
-            slim = self._run(model, full.again(outlined), Trace(space, _slim_labels(self.trace, deletion), {}))
-        except Exception as error:
-            module = getattr(error, "_channelwise_module", "")
-            text = f"the model's code raises {type(error).__name__}: {_first_line(error)}"
-            return failed(text, asked_in(self.trace, solution, module) & set(names))
         counting = [norm.module for norm in structure.norms]
-        found = first_difference(full.program, slim, deletion, numbers=numbers, counting=counting)
-        found = found or first_meeting(space, deletion)
-        if found is None:
-            return None
+        # Code may keep what it made for the sizes that it saw last. The user's model may have run before, and then runs
+        # as this one does the second time; what was kept shows in numbers and constants.
+        for _ in range(2):
+            space = LabelSpace(count=self.trace.space.count)
+            try:
+                slim = self._run(model, full.again(outlined), Trace(space, _slim_labels(self.trace, deletion), {}))
+            except Exception as error:
+                module = getattr(error, "_channelwise_module", "")
+                text = f"the model's code raises {type(error).__name__}: {_first_line(error)}"
+                return failed(text, asked_in(self.trace, solution, module) & set(names))
+            found = first_difference(full.program, slim, deletion, numbers=numbers, counting=counting)
+            found = found or first_meeting(space, deletion)
+            if found is None:
+                return None
+            if found.kind != "operation":
+                break
         where = f" in {found.module}" if found.module else ""
         return failed(f"{found.text}{where}", self._suspects(solution, found) & set(names))
 
