@@ -146,10 +146,11 @@ class Trials:
             found = found or first_meeting(space, deletion)
             if found is None:
                 return None
+            where = f" in {found.module}" if found.module else ""
+            failure = failed(f"{found.text}{where}", self._suspects(solution, found) & set(names))
             if found.kind != "operation":
                 break
-        where = f" in {found.module}" if found.module else ""
-        return failed(f"{found.text}{where}", self._suspects(solution, found) & set(names))
+        return failure
 
     def _may_outline(self, number: int) -> bool:
         """Whether the full model runs the same program if costly operators give zeros; its code may not run on them."""
