@@ -73,6 +73,17 @@ def test_flattened_features_before_a_narrow_classifier(name: str) -> None:
     check_oracle(model, torch.randn(1, 3, 64, 64), min_pruned=0.95)
 
 
+@pytest.mark.parametrize(("name", "share"), [("resnet18", 0.8), ("mobilenet_v2", 0.85), ("shufflenet_v2_x0_5", 0.6)])
+def test_float_models_made_to_be_quantised_later(name: str, share: float) -> None:
+    # They add and concatenate by modules of their own.
+    model = getattr(models.quantization, name)(weights=None, quantize=False)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    report = check_oracle(model.eval(), torch.randn(1, 3, 64, 64), min_pruned=share)
+    assert report.macs[1] < 0.75 * report.macs[0]
+
+
 def test_small_vision_transformer() -> None:
     model = models.VisionTransformer(
         image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=10

@@ -71,17 +71,30 @@ def quantised() -> nn.Module:
     return torch.ao.nn.quantized.Conv2d(3, 4, 3)
 
 
+def prepared() -> nn.Module:
+    model = nn.Sequential(network())
+    model.qconfig = torch.ao.quantization.get_default_qconfig("x86")
+    return torch.ao.quantization.prepare(model)
+
+
+def test_a_float_model_made_to_be_quantised_later_is_accepted() -> None:
+    model = nn.Sequential(network(), torch.ao.nn.quantized.FloatFunctional(), torch.ao.quantization.QuantStub())
+    assert check_model(model, X) is model
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: torch.jit.trace(network(), X), "the model is a .*script the result"),
         (lambda: nn.Sequential(torch.jit.trace(network(), X)), "module '0' is a "),
         (lambda: nn.Sequential(nn.Identity(), quantised()), "module '1' is quantised"),
+        (lambda: nn.Sequential(nn.Identity(), torch.ao.nn.quantized.QFunctional()), "module '1' is quantised"),
+        (prepared, "module '0.0.activation_post_process' is .*before prepare"),
         (lambda: nn.Sequential(nn.LazyConv2d(4, 3)), "0.weight has no shape yet .*forward pass"),
         (lambda: network().to("meta"), "0.weight is on the meta device"),
         (compiled_part, "module '0' is compiled"),
     ],
-    ids=["scripted", "scripted part", "quantised", "lazy", "meta", "compiled part"],
+    ids=["scripted", "scripted part", "quantised", "quantised function", "prepared", "lazy", "meta", "compiled part"],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_models_that_cannot_be_taken_apart_are_refused(build: Any, message: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.ao.nn.quantized import FloatFunctional
+from torch.ao.quantization import QuantStub
 from torch.nn import functional as F
 
 from tests.networks.layers import Between, Pair
@@ -154,6 +156,23 @@ class BufferAlongChannels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.first(x) * self.scale)
+
+
+@network("elementwise")
+class QuantisedLater(nn.Module):
+    """A float model made to be quantised: it adds, multiplies and concatenates by modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.functions, self.stub = FloatFunctional(), QuantStub()
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        do = self.functions
+        x = self.first(self.stub(x))
+        y = do.add_relu(x, do.mul_scalar(self.second(x.relu()), 0.5))
+        return self.head(do.cat([do.add(x, y), do.mul(x, do.add_scalar(y, 1.0))], 1))
 
 
 @network("elementwise")

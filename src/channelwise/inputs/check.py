@@ -17,7 +17,12 @@ from channelwise.inputs.tree import tensors_in
 
 log = logging.getLogger(__name__)
 
-_QUANTISED = tuple(f"torch.{package}nn.{kind}quantized" for package in ("ao.", "") for kind in ("", "intrinsic."))
+_QUANTISED = tuple(
+    f"torch.{package}nn.{kind}quantized" for package in ("ao.", "") for kind in ("", "intrinsic.", "sparse.")
+)
+_STILL_FLOAT = ("FloatFunctional", "FXFloatFunctional")
+"""Of these packages, but they calculate with floating point numbers: a quantiser replaces them later."""
+_PREPARED = tuple(f"torch.ao.quantization.{kind}" for kind in ("observer", "fake_quantize"))
 
 
 def check_model(model: object, inputs: object = (), kwargs: Mapping[str, object] | None = None) -> nn.Module:
@@ -98,10 +103,15 @@ def _check_module(name: str, module: nn.Module) -> None:
             f"{where} is a {type(module).__name__}: scripted and traced modules cannot be taken apart. Prune the "
             "original nn.Module and script the result."
         )
-    if type(module).__module__.startswith(_QUANTISED):
+    if type(module).__module__.startswith(_QUANTISED) and type(module).__name__ not in _STILL_FLOAT:
         raise UnsupportedModelError(
             f"{where} is quantised ({type(module).__module__}.{type(module).__name__}). Prune the floating-point model "
             "and quantise the result."
+        )
+    if type(module).__module__.startswith(_PREPARED):
+        raise UnsupportedModelError(
+            f"{where} is a {type(module).__name__}: the model is prepared for quantisation, its numbers of channels "
+            "are fixed. Prune the model before prepare() or prepare_qat(), and prepare the result."
         )
     if name and (type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None):
         raise UnsupportedModelError(f"{where} is compiled. Prune the model before torch.compile, compile the result.")
