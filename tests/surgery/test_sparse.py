@@ -6,7 +6,7 @@ import copy
 import io
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,10 @@ from channelwise.errors import InvalidArgumentError
 from channelwise.selection import Selection
 from channelwise.structure import Structure
 from channelwise.surgery.cuts import cut_tensors
+from channelwise.surgery.guard import SparseGuard
 from channelwise.surgery.slicing import removed_mask
 from channelwise.surgery.slim import slim_model, sparse_state_dict
-from channelwise.surgery.sparse import SparseGuard, masked_model, sparse_model
+from channelwise.surgery.sparse import masked_model, sparse_model
 from channelwise.tensors import named_tensors
 from tests.surgery.small_networks import (
     CONV_NET_KEPT,
@@ -361,7 +362,8 @@ def test_the_original_gets_neither_hooks_nor_zeros() -> None:
 def test_sparsifying_a_sparse_model_again_replaces_the_guard() -> None:
     sparse, found, _ = sparse_net()
     again = sparse_model(sparse, found, select(found, conv1=[0, 2], conv2=[1]))
-    assert len(again._forward_pre_hooks) == len(again._load_state_dict_post_hooks) == 1
+    hooks = (again._forward_pre_hooks, again._load_state_dict_post_hooks, again._state_dict_pre_hooks)
+    assert [len(h) for h in hooks] == [1, 1, 1]
     train(again)
     assert_zeros(again)
     assert (again.conv1.weight[5] == 0).all()
@@ -374,16 +376,166 @@ def test_masking_touches_no_whole_numbers() -> None:
     assert masked_model(model, found, select(found, g=[0])).order.tolist() == [1, 2, 3, 4]
 
 
-def test_forward_only_compares_identities(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    watch = SparseGuard.watch
-
-    def counting(self: SparseGuard, module: nn.Module) -> None:
-        seen.append(1)
-        watch(self, module)
-
-    monkeypatch.setattr(SparseGuard, "watch", counting)
+def test_an_evaluation_fills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     sparse, _, _ = sparse_net()
-    for _ in range(3):
+    sparse.eval()
+    seen: list[str] = []
+    monkeypatch.setattr(SparseGuard, "_fill", lambda self, name, tensor: seen.append(name))
+    with torch.no_grad():
         sparse(image())
-    assert len(seen) == 1
+        del seen[:]
+        sparse(image())
+    assert not seen
+
+
+class Langevin(torch.optim.Optimizer):
+    """Gradient descent with noise; ``old``: as optimizers were written before ``no_grad``."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], old: bool = False) -> None:
+        super().__init__(parameters, {"old": old})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for options in self.param_groups:
+            for p in options["params"]:
+                (p.data if options["old"] else p).sub_(p.grad, alpha=0.01).add_(torch.randn_like(p), alpha=0.1)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_zeros_survive_an_optimizer_that_adds_noise(old: bool) -> None:
+    model, found, selection = sparse_net()
+    optimizer = Langevin(model.parameters(), old)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+        assert_zeros(model)
+    assert_is_slim(model, found, selection)
+
+
+def _noise(model: nn.Module) -> None:
+    with torch.no_grad():
+        for tensor in _floating(model):
+            tensor.add_(torch.rand_like(tensor))
+
+
+def _noise_through_data(model: nn.Module) -> None:
+    for tensor in _floating(model):
+        tensor.data.add_(torch.rand_like(tensor))
+
+
+def _copy_of_dense_weights(model: nn.Module) -> None:
+    with torch.no_grad():
+        for tensor, other in zip(_floating(model), _floating(conv_net()[0]), strict=True):
+            tensor.copy_(other)
+
+
+def _floating(model: nn.Module) -> list[torch.Tensor]:
+    return [tensor for tensor in named_tensors(model).values() if tensor.is_floating_point()]
+
+
+def assert_is_slim(model: nn.Module, found: Structure, selection: Selection) -> None:
+    """The state dict is taken first: a forward pass would zero what was written."""
+    slim = slim_model(conv_net()[0], found, selection)
+    slim.load_state_dict(model.slim_state_dict(), strict=True)
+    x = image()
+    torch.testing.assert_close(slim.eval()(x), model.eval()(x))
+
+
+WRITERS = [_noise, _noise_through_data, _copy_of_dense_weights]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("how", ["itself", "averaged", *COPIES])
+def test_what_is_written_by_hand_while_training_is_zero_before_it_is_used(
+    how: str, write: Callable[[nn.Module], None]
+) -> None:
+    sparse, found, selection = sparse_net()
+    copies = {**COPIES, "itself": lambda m: m, "averaged": lambda m: torch.optim.swa_utils.AveragedModel(m).module}
+    model = copies[how](sparse)
+    for _ in range(2):
+        loss_of(model).backward()
+        write(model)
+        # Once where the next pass trains, once where it evaluates.
+        assert_is_slim(model, found, selection)
+        assert_zeros(model)
+        model.train()
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_state_dict_holds_zeros_whatever_was_written(write: Callable[[nn.Module], None]) -> None:
+    sparse, _, _ = sparse_net()
+    write(sparse)
+    dense, _ = conv_net()
+    dense.load_state_dict(sparse.state_dict())
+    assert_zeros(dense)
+
+
+@pytest.mark.parametrize("write", [_noise, _copy_of_dense_weights])
+def test_what_is_written_between_evaluations_is_zero_before_it_is_used(write: Callable[[nn.Module], None]) -> None:
+    sparse, _, _ = sparse_net()
+    with torch.no_grad():
+        sparse.eval()(image())
+        write(sparse)
+        sparse(image())
+    assert_zeros(sparse)
+
+
+@pytest.mark.parametrize("value", [0.25, float("nan")])
+def test_values_that_the_model_may_have_used_unseen_are_told(value: float) -> None:
+    sparse, found, selection = sparse_net()
+    with torch.no_grad():
+        sparse.eval()(image())
+        sparse.conv2.weight.data[0] = -value
+        sparse(image())
+    with pytest.raises(InvalidArgumentError, match=rf"removed channels of conv2.weight hold values up to {value:.3g}"):
+        sparse.slim_state_dict()
+    sparse.load_state_dict(sparse.state_dict())
+    assert_is_slim(sparse, found, selection)
+
+
+def test_values_that_a_compiled_model_may_have_used_are_told() -> None:
+    sparse, found, selection = sparse_net()
+    compiled = torch.compile(sparse, backend="eager", fullgraph=True)
+    compiled(image())
+    assert_is_slim(sparse, found, selection)
+    compiled(image())
+    _noise(sparse)
+    compiled(image())
+    with pytest.raises(InvalidArgumentError, match=r"removed channels of .* hold values up to"):
+        sparse.slim_state_dict()
+
+
+def test_the_step_of_another_optimizer_leaves_a_backward_pass_alone() -> None:
+    sparse, _, _ = sparse_net()
+    loss = loss_of(sparse)
+    other = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD([*other.parameters(), *sparse.parameters()], lr=0.1)
+    other(torch.ones(1, 2)).sum().backward()
+    optimizer.step()  # the sparse model has no gradients yet
+    loss.backward()
+
+
+def test_a_backward_pass_may_come_after_the_next_forward_pass() -> None:
+    sparse, _, _ = sparse_net()
+    losses = [loss_of(sparse.eval()) for _ in range(2)]
+    for loss in losses:
+        loss.backward()
+
+
+def test_parameters_of_several_models_run_under_vmap() -> None:
+    sparse, _, _ = sparse_net()
+    stacked = {name: torch.stack([tensor.detach() + 1] * 3) for name, tensor in named_tensors(sparse).items()}
+    x = image()
+    outputs = torch.func.vmap(lambda tensors: torch.func.functional_call(sparse.eval(), tensors, (x,)))(stacked)
+    assert outputs.shape[0] == 3
+    assert_zeros(sparse)
+
+
+def test_a_model_that_lost_nothing_has_a_slim_state_dict() -> None:
+    model, found = conv_net()
+    sparse = sparse_model(model, found, Selection.full(found)).eval()
+    with torch.no_grad():
+        sparse(image())
+        sparse.conv2.weight.data.fill_(1)
+    assert sparse.slim_state_dict().keys() == model.state_dict().keys()

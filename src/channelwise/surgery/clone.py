@@ -189,4 +189,7 @@ def _drop_companions(clone: nn.Module) -> None:
 
 
 def _hook_stores(module: nn.Module) -> tuple[dict[int, Any], ...]:
-    return module._forward_pre_hooks, module._forward_hooks, module._load_state_dict_post_hooks
+    return (
+        module._forward_pre_hooks, module._forward_hooks, module._load_state_dict_post_hooks,
+        module._state_dict_pre_hooks,
+    )  # fmt: skip
