@@ -13,14 +13,23 @@ from channelwise.errors import InvalidArgumentError
 from channelwise.inputs.check import describe
 from channelwise.structure import Group, Structure, unknown_group
 
+_ROWS = 40
+
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """The channels that stay. ``kept`` maps every group's name to sorted indices, int64 of shape (kept channels,)."""
+    """The channels that stay; printed, a short table.
+
+    ``kept`` maps every group's name to sorted indices, int64 of shape (kept channels,).
+    """
 
     kept: Mapping[str, np.ndarray]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kept, Mapping):
+            raise InvalidArgumentError(
+                f"A selection is made of channel indices by the name of the group, not of {describe(self.kept)}."
+            )
         kept = {}
         for name, indices in self.kept.items():
             array = np.array(indices)
@@ -44,6 +53,25 @@ class Selection:
 
     def __reduce__(self) -> Any:
         return Selection, (dict(self.kept),)
+
+    def __str__(self) -> str:
+        """A short table: the groups, how many channels each keeps and, while the structure is there, of how many."""
+        return "\n".join([f"keeps {self._total()}", *_rows(self.counts(), self._sizes())])
+
+    def __repr__(self) -> str:
+        return f"<Selection: {self._total()}>"
+
+    def _total(self) -> str:
+        sizes = self._sizes()
+        of = "" if sizes is None else f" of {sum(sizes.values()):,}"
+        return (
+            f"{sum(self.counts().values()):,}{of} channels in {len(self.kept)} group{'s' if len(self.kept) > 1 else ''}"
+        )
+
+    def _sizes(self) -> dict[str, int] | None:
+        known = self.__dict__.get("_fits")
+        structure = None if known is None else known()
+        return None if structure is None else structure.full()
 
     def counts(self) -> dict[str, int]:
         """How many channels every group keeps."""
@@ -85,6 +113,14 @@ class Selection:
     def full(cls, structure: Structure) -> Selection:
         """Everything kept."""
         return cls({g.name: np.arange(g.size) for g in structure.groups})
+
+
+def _rows(kept: Mapping[str, int], sizes: Mapping[str, int] | None) -> list[str]:
+    shown = list(kept)[:_ROWS]
+    wide = max(map(len, shown), default=0)
+    share = lambda name: "" if sizes is None else f" of {sizes[name]:>6,} {kept[name] / sizes[name]:>6.0%}"  # noqa: E731
+    rows = [f"{name:<{wide}} {kept[name]:>6,}{share(name)}" for name in shown]
+    return rows if len(kept) == len(shown) else [*rows, f"and {len(kept) - len(shown)} more"]
 
 
 def removed_channels(structure: Structure, selection: Selection) -> dict[str, np.ndarray]:

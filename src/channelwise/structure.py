@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from channelwise.errors import InvalidArgumentError
+
 Role = Literal["output", "input", "scale", "shift", "other"]
 
 
@@ -222,11 +224,11 @@ class Structure:
     norms: tuple[Norm, ...] = ()
 
     def group(self, name: str) -> Group:
-        """The group called ``name``."""
+        """The group called ``name``. Raises InvalidArgumentError if there is none."""
         for group in self.groups:
             if group.name == name:
                 return group
-        raise KeyError(name)
+        raise InvalidArgumentError(unknown_group(self, name, "group()"))
 
     def full(self) -> dict[str, int]:
         """Kept counts with nothing removed."""
@@ -251,7 +253,9 @@ class Structure:
 def unknown_group(structure: Structure, group: Any, where: str) -> str:
     """The message for a group name that the structure does not have."""
     names = [g.name for g in structure.groups]
+    for known in structure.groups:
+        if any(owner(slots.tensor) == group and slots.role != "input" for slots in known.slots):
+            return f"{where} names {group!r}, a layer of the group {known.name!r}. Give the group's name."
     near = difflib.get_close_matches(str(group), names, n=3) or names[:5]
-    return (
-        f"{where} names {group!r}, which is no channel group of this model. Groups are, for example: {', '.join(near)}."
-    )
+    examples = f"Groups are, for example: {', '.join(near)}." if near else "The model has none."
+    return f"{where} names {group!r}, which is no channel group of this model. {examples}"

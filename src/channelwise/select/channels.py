@@ -14,6 +14,7 @@ from channelwise.ranking import Criterion, Weights, bind, comparable, get, score
 from channelwise.select.allocation import global_counts
 from channelwise.select.budget import check_share, counts_for_sparsity, solve_budget
 from channelwise.select.excludes import match_excludes
+from channelwise.select.naming import by_group
 from channelwise.select.widths import allowed_widths, part_count, sparsities
 from channelwise.selection import Selection
 from channelwise.structure import Group, Structure, unknown_group
@@ -25,12 +26,12 @@ def select(
     *,
     macs: float | None = None,
     params: float | None = None,
-    sparsity: float | Mapping[str, float] | None = None,
+    sparsity: float | Mapping[Any, float] | None = None,
     ranking: str | Criterion = "l1",
     channel_divisible: int = 1,
     min_channels: int = 1,
     excludes: Any = (),
-    limits: float | Mapping[str, float] | None = None,
+    limits: float | Mapping[Any, float] | None = None,
     allocation: Literal["uniform", "global"] = "uniform",
     model: nn.Module | None = None,
 ) -> Selection:
@@ -41,15 +42,17 @@ def select(
         macs, params: share of the full model's MACs or parameters to keep, in (0, 1]; the nearest selection is found.
         sparsity: fraction of channels to remove, in [0, 1), for all groups or by group (others stay full). By group
             together with ``macs`` or ``params``: the proportions in which the groups are pruned to reach the budget.
+            Keys are what ``excludes`` takes, also names of layers, patterns, modules and types; the own name of a
+            group goes before others that mean it.
         ranking: a registered criterion or a callable (group, tensors) -> one score a channel, larger = more important.
         channel_divisible: every group keeps a multiple of this many output slots, or all; narrower groups stay full.
         min_channels: no group keeps fewer channels; narrower groups stay full.
         excludes: groups that stay full, see ``match_excludes``; modules and types need ``model``.
-        limits: the largest sparsity of a group, in [0, 1], by name or for all.
+        limits: the largest sparsity of a group, in [0, 1], for all or by group, with keys as in ``sparsity``.
         allocation: how a budget of ``macs`` or ``params`` is shared out. "uniform": equal sparsities, or those of
             ``sparsity`` in proportion. "global": all channels in one order of importance per cost, see
             ``channelwise.select.allocation.global_counts``.
-        model: what rankings by gradients and excludes by module look at.
+        model: what rankings by gradients and modules as excludes or keys look at.
 
     Channels removed by an earlier pruning go first, and no group keeps more than it has others. Shares refer to the
     full model all the same. Where scores are equal, the first channels stay.
@@ -58,6 +61,8 @@ def select(
     budget = _one_target(macs, params, sparsity)
     _check_allocation(allocation, budget, sparsity)
     get(ranking)
+    sparsity = by_group(structure, sparsity, "sparsity", model)
+    limits = by_group(structure, limits, "limits", model)
     full = match_excludes(structure, excludes, model)
     if sparsity is not None:
         removes = bool(sparsities(structure, sparsity).any()) or (not isinstance(sparsity, Mapping) and sparsity > 0)
@@ -84,7 +89,7 @@ def select(
     else:
         profile = sparsity if isinstance(sparsity, Mapping) else None
         counts = solve_budget(structure, budget[1], budget[0], profile=profile, widths=widths)
-    return choose(structure, weights, counts, criterion, dead=dead)
+    return choose(structure, weights, counts, criterion, dead=dead).check(structure)
 
 
 def choose(

@@ -16,7 +16,7 @@ from channelwise.errors import InvalidArgumentError
 from channelwise.io.record import Record
 from channelwise.methods.ofa.choices import Choice, Setting
 from channelwise.methods.ofa.table import choices_table
-from channelwise.structure import Structure
+from channelwise.structure import Structure, unknown_group
 
 
 class SearchSpace:
@@ -111,7 +111,9 @@ class SearchSpace:
         choices = list(self.choices)
         for name, wanted in candidates.items():
             if name not in self.position:
-                raise InvalidArgumentError(f"{name!r} is not a choice of this supernet; see print(search_space).")
+                raise InvalidArgumentError(
+                    f"{unknown_group(self.structure, name, 'candidates')} See print(search_space)."
+                )
             choice = choices[self.position[name]]
             given = list(wanted) if isinstance(wanted, Collection) and not isinstance(wanted, str) else []
             left = tuple(value for value in choice.candidates if value in given)
