@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -64,12 +65,20 @@ def assert_unchanged(model: nn.Module, before: dict[str, Any], tensors: dict[str
     assert all(tensor is tensors[name] for name, tensor in model.named_parameters())
 
 
-def rewrite(path: Path, change: Callable[[dict[str, Any]], None], **tensors: torch.Tensor) -> None:
-    """Write the file again with ``change`` made to its header and some tensors replaced."""
+def rewrite(
+    path: Path, change: Callable[[dict[str, Any]], None], *, signed: bool = False, **tensors: torch.Tensor
+) -> None:
+    """Write the file again with ``change`` made to its header and some tensors replaced.
+
+    ``signed``: with the digest of the new header, as if a program had written it so.
+    """
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["channelwise"])
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     change(header)
+    if signed:
+        content = {name: header[name] for name in ("modules", "shapes", "aliases", "attributes", "complex")}
+        header["digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     stored.update({name.replace("__", "."): tensor for name, tensor in tensors.items()})
     save_file(stored, path, metadata={"channelwise": json.dumps(header)})
 
@@ -335,6 +344,108 @@ def test_an_edited_file_is_refused(
     save(slim_conv_net(), path)
     rewrite(path, change, **tensors)
     with pytest.raises(ResultsFileError, match=message):
+        load(ConvNet(), path)
+
+
+@pytest.mark.parametrize("from_the_end", [1, 200])
+def test_a_bit_that_flipped_in_a_tensor_is_told(from_the_end: int, tmp_path: Path) -> None:
+    path = tmp_path / "slim.safetensors"
+    save(slim_conv_net(), path)
+    content = bytearray(path.read_bytes())
+    content[-from_the_end] ^= 0x40
+    path.write_bytes(content)
+    with pytest.raises(ResultsFileError, match=r"tensors of .*slim.safetensors were edited or damaged"):
+        load(ConvNet(), path)
+
+
+def test_a_type_that_changed_in_the_header_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "slim.safetensors"
+    save(slim_conv_net(), path)
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"I32"', 1))
+    with pytest.raises(ResultsFileError, match=r"tensors of .*slim.safetensors were edited or damaged"):
+        load(ConvNet(), path)
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("change", "tensors", "message"),
+    [
+        (lambda h: h["attributes"]["conv2"].update(in_channels=-5), {}, "conv2.in_channels is -5 there"),
+        (lambda h: h["attributes"]["conv2"].update(in_channels=4.5), {}, "conv2.in_channels is 4.5 there"),
+        (lambda h: h["attributes"]["conv2"].update(in_channels=True), {}, "conv2.in_channels is True there"),
+        (lambda h: h["attributes"]["conv2"].update(in_channels=[5, 5]), {}, r"conv2.in_channels is \[5, 5\] there"),
+        (lambda h: h["attributes"]["conv2"].update(in_channels=nested(150)), {}, "conv2.in_channels is"),
+        (lambda h: h["attributes"].update({"": {"training": "no"}, "bn": {r"a['\x']": 1}, "conv2": {}}), {}, None),
+        (lambda h: h.update(complex=["fc.bias"]), {}, "fc.bias cannot be complex"),
+        (lambda h: h.update(complex=["bn.num_batches_tracked"]), {}, "bn.num_batches_tracked cannot be complex"),
+        (lambda h: None, {"fc__bias": torch.ones(5, dtype=torch.int32)}, "fc.bias is of torch.int32"),
+        (lambda h: None, {"fc__bias": torch.ones(5, dtype=torch.bool)}, "fc.bias is of torch.bool"),
+    ],
+)
+def test_a_file_with_odd_content_is_refused_by_name(
+    change: Callable[[dict[str, Any]], None], tensors: dict[str, torch.Tensor], message: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "slim.safetensors"
+    save(slim_conv_net(), path)
+    rewrite(path, change, signed=True, **tensors)
+    model = ConvNet()
+    before, present = snapshot(model), dict(model.named_parameters())
+    if message is None:
+        load(model, path)
+        return
+    with pytest.raises(ResultsFileError, match=rf"slim.safetensors.*{message}"):
+        load(model, path)
+    assert_unchanged(model, before, present)
+
+
+@pytest.mark.parametrize("depth", [300, 20_000])
+def test_a_header_that_is_nested_deeply_is_refused(depth: int, tmp_path: Path) -> None:
+    path = tmp_path / "slim.safetensors"
+    save(slim_conv_net(), path)
+    header = f'{{"version": 1, "modules": {"[" * depth}{"]" * depth}}}'
+    with safe_open(path, framework="pt") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(stored, path, metadata={"channelwise": header})
+    with pytest.raises(ResultsFileError, match=r"header of .*slim.safetensors was edited or damaged"):
+        load(ConvNet(), path)
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (torch.eye(2).to_sparse(), "odd is a torch.sparse_coo tensor"),
+        (torch.ones(2, device="meta"), "odd is on the meta device"),
+        (torch.empty(2, dtype=torch.bits8), "odd is of torch.bits8, which safetensors files cannot hold"),
+    ],
+)
+def test_tensors_that_no_file_can_hold_are_refused_by_name(odd: torch.Tensor, message: str, tmp_path: Path) -> None:
+    slim = slim_conv_net()
+    slim.register_buffer("odd", odd)
+    with pytest.raises(UnsupportedModelError, match=message):
+        save(slim, tmp_path / "slim.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+def test_sizes_that_are_numbers_of_numpy_are_saved(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(np.int64(3), 4), nn.LayerNorm((np.int64(4),)))
+
+    slim = make()
+    save(slim, tmp_path / "slim.safetensors")
+    assert torch.equal(load(make(), tmp_path / "slim.safetensors")[0].weight, slim[0].weight)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", b"slim.safetensors"])
+def test_what_names_no_file_is_refused(path: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="file must be given as a path, not"):
+        save(slim_conv_net(), path)
+    with pytest.raises(InvalidArgumentError, match="file must be given as a path, not"):
         load(ConvNet(), path)
 
 

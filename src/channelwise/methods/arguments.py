@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from numbers import Real
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.inputs.check import describe
+from channelwise.io.paths import is_path
 
 MODES = ("sparse", "slim")
 
@@ -62,7 +62,7 @@ def check_mode(mode: object) -> None:
 
 def check_path(name: str, path: object) -> None:
     """A path, or None."""
-    if path is not None and not isinstance(path, (str, os.PathLike)):
+    if path is not None and not is_path(path):
         raise InvalidArgumentError(f"{name}={path!r}: must be a path.")
 
 

@@ -13,9 +13,10 @@ from torch import nn
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError, UnsupportedModelError
 from channelwise.inputs.check import describe
+from channelwise.io.paths import is_path
 from channelwise.structure import Structure
 from channelwise.surgery.counts import counts_from_shapes
-from channelwise.surgery.install import check_sizes, install
+from channelwise.surgery.install import check_attributes, check_sizes, install
 from channelwise.surgery.slicing import NUMBERS
 from channelwise.surgery.slim_file import read_slim_file, stored_tensors, write_slim_file
 from channelwise.tensors import named_tensors
@@ -63,7 +64,7 @@ def load(
 
 
 def _path(path: object) -> Path:
-    if isinstance(path, (str, os.PathLike)):
+    if is_path(path):
         return Path(path)
     hint = "; the order is (model, file or state dict)" if isinstance(path, nn.Module) else ""
     raise InvalidArgumentError(f"the file must be given as a path, not {describe(path)}{hint}")
@@ -102,9 +103,10 @@ def _load_file(model: nn.Module, path: Path) -> None:
         # Buffers that are no part of state dicts may be computed while the model runs, from its input's size.
         computed = {f"{p}.{b}".lstrip(".") for p, m in model.named_modules() for b in m._non_persistent_buffers_set}
         check_sizes(stored, {name: tensor for name, tensor in present.items() if name not in computed})
+        attributes = {name: values for name, values in header.attributes.items() if name in modules}
+        check_attributes(model, attributes)
     except InvalidArgumentError as error:
         raise ResultsFileError(f"{path}: {error}") from error
-    attributes = {name: values for name, values in header.attributes.items() if name in modules}
     install(model, present, stored, attributes=attributes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ def install(
 
 
 def check_sizes(stored: Mapping[str, torch.Tensor], present: Mapping[str, torch.Tensor]) -> None:
-    """Raises InvalidArgumentError, naming the tensor and both shapes, unless ``stored`` is slim ``present``."""
+    """Raises InvalidArgumentError, naming the tensor and what differs, unless ``stored`` is slim ``present``."""
     for name, tensor in present.items():
         found, original = tuple(stored[name].shape), tuple(tensor.shape)
         if len(found) != len(original) or any(f > o for f, o in zip(found, original, strict=True)):
@@ -65,8 +66,48 @@ def check_sizes(stored: Mapping[str, torch.Tensor], present: Mapping[str, torch.
                 f"{name} has shape {found}, which is not a slim version of its shape {original} in the given model; "
                 "give a fresh instance of the original model"
             )
+        if _kind(stored[name]) != _kind(tensor):
+            raise InvalidArgumentError(
+                f"{name} is of {stored[name].dtype}, which cannot take the place of {tensor.dtype} in the given model"
+            )
         if len({stored[n].shape for n, t in present.items() if t is tensor}) > 1:
             raise InvalidArgumentError(f"{name} is shared in the given model, but its names have different shapes")
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    if tensor.is_floating_point():
+        return "floating"
+    return "complex" if tensor.is_complex() else "truth" if tensor.dtype is torch.bool else "whole"
+
+
+def check_attributes(model: nn.Module, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises InvalidArgumentError, naming the attribute, unless each could be that of a slim version of ``model``."""
+    for name, values in attributes.items():
+        module = model.get_submodule(name)
+        for attribute, value in values.items():
+            old = _present(module, attribute)
+            if not _could_be(value, old):
+                shown = f"{name}.{attribute}" if name else attribute
+                raise InvalidArgumentError(f"{shown} is {value!r} there, which cannot take the place of {old!r}")
+
+
+def _present(module: nn.Module, attribute: str) -> Any:
+    """The value of what `_set_attributes` would set, None where it would set nothing."""
+    known = fixer_of(type(module))
+    if known is not None and attribute in known.attributes:
+        return getattr(module, attribute, None)
+    return number_of(module, attribute)
+
+
+def _could_be(new: Any, old: Any) -> bool:
+    """Whether ``new``, as JSON has it, is of the kind of ``old``; whole numbers do not become negative."""
+    if isinstance(old, (list, tuple)):
+        return isinstance(new, list) and len(new) == len(old) and all(map(_could_be, new, old))
+    if isinstance(old, Integral) and not isinstance(old, bool):
+        return type(new) is int and new >= min(int(old), 0)
+    if isinstance(old, Real) and not isinstance(old, bool):
+        return type(new) in (int, float)
+    return old is None or isinstance(new, type(old))
 
 
 def _set_attributes(module: nn.Module, values: Mapping[str, Any]) -> None:

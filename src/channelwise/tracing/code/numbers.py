@@ -27,7 +27,10 @@ def _steps(path: str) -> tuple[Step, ...]:
     found = list(_STEP.finditer(whole))
     if "".join(step[0] for step in found) != whole:
         return ()
-    return tuple((True, step[1]) if step[1] else (False, ast.literal_eval(step[2])) for step in found)
+    try:
+        return tuple((True, step[1]) if step[1] else (False, ast.literal_eval(step[2])) for step in found)
+    except (SyntaxError, ValueError):
+        return ()
 
 
 def attribute_of(number: str) -> str:
