@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from channelwise.structure import Cause, Reason
+from channelwise.tracing.call import Call
 from channelwise.tracing.labels import LABEL, LabelMap, LabelSpace
 from channelwise.tracing.provenance import Traced, Use
 
@@ -42,11 +43,7 @@ class TraceContext:
     """The state of one run of the model under the tracer.
 
     ``module`` is the qualified name of the module being executed, ``operation`` the ATen operator.
-    ``running`` is the module itself. ``head_width`` is that of a head of torch's own attention; what is expanded to
-    ``repeats`` there is equal for all heads.
-    ``adapts`` is true inside calls that compute their sizes from their input (``flatten``, ``chunk`` …).
-    ``numbers`` are the traced numbers that the user's code gave to the running function, ``sizes`` the shape that it
-    asked for, and ``free_axis`` the axis of it whose length is given as -1, and so adapts.
+    ``running`` is the module itself, ``call`` the torch function.
     ``uses`` are what numbers were used for.
     ``runs`` are the labels that operations saw side by side, with the module.
     """
@@ -54,13 +51,8 @@ class TraceContext:
     space: LabelSpace
     module: str = ""
     running: torch.nn.Module = field(default_factory=torch.nn.Module)
-    head_width: int = 0
-    repeats: int = 0
     operation: str = ""
-    adapts: bool = False
-    numbers: tuple[Traced, ...] = ()
-    sizes: tuple[int, ...] = ()
-    free_axis: int | None = None
+    call: Call = field(default_factory=Call)
     uses: list[Use] = field(default_factory=list)
     macs: list[MacRecord] = field(default_factory=list)
     runs: list[tuple[str, tuple[np.ndarray, ...]]] = field(default_factory=list)
@@ -99,7 +91,7 @@ class TraceContext:
 
     def mark_fresh(self, tensor: torch.Tensor) -> None:
         """The tensor was just made of equal or random elements, by a size that may or may not be a constant."""
-        self._fresh[id(tensor)] = weakref.ref(tensor), self.numbers
+        self._fresh[id(tensor)] = weakref.ref(tensor), self.call.numbers
 
     def is_fresh(self, tensor: torch.Tensor) -> bool:
         """Whether the tensor was made in this run and its elements are exchangeable."""
@@ -188,7 +180,7 @@ class TraceContext:
 
         ``whole``: the labels that these were picked out of.
         """
-        if always or not self.adapts:
+        if always or not self.call.adapts:
             self.space.ask(labels, self.because(text), whole)
 
     def saw(self, *runs: np.ndarray) -> None:
@@ -202,12 +194,13 @@ class TraceContext:
 
         ``axis``: that of the shape which the function was asked for.
         """
-        if self.adapts:
+        call = self.call
+        if call.adapts:
             return
-        if axis is not None and axis < len(self.sizes) and isinstance(self.sizes[axis], Traced):
-            self._stand((self.sizes[axis],), value, labels)  # type: ignore[arg-type]
-        elif axis is None or not self.sizes:
-            self._stand(self.numbers, value, labels)
+        if axis is not None and (number := call.number(axis)) is not None:
+            self._stand((number,), value, labels)
+        elif axis is None or not call.sizes:
+            self._stand(call.numbers, value, labels)
 
     def _stand(self, numbers: Iterable[Traced], value: int, labels: np.ndarray) -> None:
         for number in numbers if labels.size > 1 else ():
@@ -220,14 +213,10 @@ class TraceContext:
 
         ``behind``: how many elements of a split axis lie behind it, in torch's own attention a head.
         """
-        number = self.sizes[axis] if axis < len(self.sizes) else None
-        if isinstance(number, Traced) and number.origin is not None and number.origin.places:
+        number = self.call.number(axis)
+        if number is not None and number.origin is not None and number.origin.places:
             return HEADS.search(number.origin.name) is not None
-        return behind == self.head_width or length in _numbers_of_heads(self.running)
-
-    def is_named(self, axis: int) -> bool:
-        """Whether an axis of the shape that is asked for has a length with an origin."""
-        return axis < len(self.sizes) and isinstance(self.sizes[axis], Traced)
+        return behind == self.call.head_width or length in _numbers_of_heads(self.running)
 
     def inexact(self, labels: np.ndarray, text: str) -> None:
         """Zeroing these labels is not the same as removing them."""

@@ -17,6 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from channelwise.structure import Reason
+from channelwise.tracing.call import Call
 from channelwise.tracing.code.sizes import WatchedSize, unwatched
 from channelwise.tracing.context import TraceContext
 from channelwise.tracing.labels import LabelSpace, along
@@ -101,7 +102,7 @@ class FunctionWatch(TorchFunctionMode):
             ctx.operation = f"Tensor.{func.__name__}"
             ctx.use(args[:1])
             ctx.freeze_all(args[:1], "the values leave torch, where they cannot be followed")
-        elif func in _MEASURING and not ctx.adapts:
+        elif func in _MEASURING and not ctx.call.adapts:
             file = sys._getframe(1).f_code.co_filename
             if not file.startswith(_OF_TORCH) or file.startswith(_LAYERS_OF_TORCH):
                 return self._measured(func, args, kwargs, ask=not file.startswith(_OF_TORCH))
@@ -115,28 +116,16 @@ class FunctionWatch(TorchFunctionMode):
             # Where no kernel takes it as it is, it is made of products, of which none shows the factor.
             ctx.operation = func.__name__
             ctx.freeze_axes(args[0] if args else kwargs["query"], [-1], "scaled by the root of the width of a head")
-        if ctx.adapts:
-            return func(*args, **kwargs)
-        before = ctx.numbers, ctx.sizes, ctx.free_axis
-        self._give(func, args, kwargs)
+        return self._while(ctx.call if ctx.call.adapts else _call_of(func, args, kwargs), func, args, kwargs)
+
+    def _while(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
+        """What the function gives; meanwhile the rules know this ``call``."""
+        ctx = self.ctx
+        before, ctx.call = ctx.call, call
         try:
             return func(*args, **kwargs)
         finally:
-            ctx.numbers, ctx.sizes, ctx.free_axis = before
-            ctx.adapts = False
-
-    def _give(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Tell the rules which numbers the function was given, or that it takes all from its input."""
-        ctx = self.ctx
-        ctx.numbers = tuple(traced_in((*args, *kwargs.values())))
-        ctx.adapts = func in _ADAPTING
-        if func in _SHAPING:
-            given = kwargs.get("shape", kwargs.get("size"))
-            if given is None:
-                given = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
-            ctx.sizes = tuple(given)
-            if func in _RESHAPING and -1 in ctx.sizes:
-                ctx.free_axis = ctx.sizes.index(-1)
+            ctx.call = before
 
     def _measured(self, func: Any, args: Any, kwargs: Any, ask: bool) -> Any:
         """The number of elements along some axes, which the user's code may compute with, say as a scale."""
@@ -166,11 +155,7 @@ class FunctionWatch(TorchFunctionMode):
     def _expanded(self, tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """``tensor.expand(like.shape)``: its channels are those of ``like``, and so are those it is repeated for."""
         ctx = self.ctx
-        adapts, ctx.adapts = ctx.adapts, True
-        try:
-            result = tensor.expand(like.shape)
-        finally:
-            ctx.adapts = adapts
+        result = self._while(ctx.call._replace(adapts=True), tensor.expand, (like.shape,), {})
         ctx.operation = "Tensor.expand"
         maps = list(ctx.maps(result))
         for axis in range(result.ndim):
@@ -195,12 +180,8 @@ class FunctionWatch(TorchFunctionMode):
         ctx = self.ctx
         given = signature(func).bind(*args, **kwargs).arguments
         query, heads = given["query"], given["num_heads"]
-        outer = ctx.head_width, ctx.repeats
-        ctx.head_width, ctx.repeats = query.shape[2] // heads, int(heads)
-        try:
-            result = func(*args, **kwargs)
-        finally:
-            ctx.head_width, ctx.repeats = outer
+        call = ctx.call._replace(head_width=query.shape[2] // heads, repeats=int(heads))
+        result = self._while(call, func, args, kwargs)
         ctx.operation = "multi_head_attention_forward"
         stream, inner = ctx.labels_on(query, 2), ctx.labels_on(given["out_proj_weight"], 1)
         if stream is not None and inner is not None:
@@ -208,6 +189,18 @@ class FunctionWatch(TorchFunctionMode):
         elif inner is not None:
             ctx.freeze(inner, "heads are together as wide as the queries, which have a fixed width")
         return result
+
+
+def _call_of(func: Any, args: Any, kwargs: Any) -> Call:
+    """What a function is given."""
+    sizes: tuple[int, ...] = ()
+    if func in _SHAPING:
+        given = kwargs.get("shape", kwargs.get("size"))
+        if given is None:
+            given = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
+        sizes = tuple(given)
+    free_axis = sizes.index(-1) if func in _RESHAPING and -1 in sizes else None
+    return Call(func in _ADAPTING, tuple(traced_in((*args, *kwargs.values()))), sizes, free_axis)
 
 
 _WIDTHS = {

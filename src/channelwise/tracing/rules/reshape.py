@@ -70,7 +70,7 @@ def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, *
         moved = _through(ctx, m, x.shape, out.shape, rows, columns, across)  # type: ignore[arg-type]
         if moved is not None:
             results.append(moved)
-        if moved is None or moved.axis != ctx.free_axis:
+        if moved is None or moved.axis != ctx.call.free_axis:
             ctx.ask(m.labels, f"reshaped from {tuple(x.shape)} to {tuple(out.shape)}")
             if moved is not None and moved.uniform:
                 ctx.saw(moved.labels)
@@ -133,8 +133,8 @@ def _shrinking(ctx: TraceContext, varying: list[int], columns: tuple[int, ...], 
     if heads and len(columns) > 1:
         # Channels of a head come last: as many of them as there are heads are not these.
         return next((k for k in reversed(heads) if k < len(columns) - 1), heads[-1])
-    if ctx.free_axis in columns:
-        return columns.index(ctx.free_axis)
+    if ctx.call.free_axis in columns:
+        return columns.index(ctx.call.free_axis)
     if len(varying) < 2:
         return varying[0] if varying else 0
     return varying[0] if len(columns) > 2 else varying[-1]

@@ -90,7 +90,7 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
                 ctx.stands(part.size, part)
             if len(set(lengths)) == 1 and lengths[0] > 1:
                 ctx.space.require_equal_parts(np.stack(parts), ctx.because("split into equal parts"))
-            elif ctx.adapts:
+            elif ctx.call.adapts:
                 _all_lose_as_many(ctx, parts)
             # Even what computes its sizes from the width (chunk) gives other channels to a piece where one is shorter.
             always = len(set(lengths)) > 1
