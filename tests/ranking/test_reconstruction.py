@@ -9,6 +9,7 @@ import channelwise as cw
 from channelwise import ranking
 from channelwise.errors import InvalidArgumentError
 from channelwise.ranking import Reconstruction
+from channelwise.ranking.reconstruction import _eliminate
 
 
 class Net(nn.Module):
@@ -108,3 +109,17 @@ def test_unbound_it_says_how_to_use_it(images):
     graph = cw.trace(model, images[0])
     with pytest.raises(InvalidArgumentError, match="select"):
         ranking.scores(Reconstruction(images), graph.groups[0], graph.tensors())
+
+
+def test_elimination_ends_whatever_the_errors_are():
+    class Reader:
+        channels = np.arange(8)
+
+        def errors(self, alive):
+            return torch.full((int(alive.sum()),), float("nan"), dtype=torch.float64)
+
+        def eliminate(self, gone):
+            pass
+
+    group = cw.trace(Net(nn.Conv2d(8, 5, 3)), torch.randn(1, 3, 6, 6)).groups[0]
+    assert _eliminate(group, [Reader()]).shape == (8,)

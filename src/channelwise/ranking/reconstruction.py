@@ -156,8 +156,9 @@ def _eliminate(group: Group, readers: list[_Reader]) -> np.ndarray:
         errors = np.zeros(group.size)
         for reader in readers:
             errors[reader.channels[alive[reader.channels]]] += reader.errors(alive).numpy()
-        errors[~alive] = np.inf
-        going = np.argsort(errors, kind="stable")[: min(at_a_time, int(alive.sum()) - 1)]
+        # Only of those still there, whatever the errors are: every round leaves fewer.
+        left = np.flatnonzero(alive)
+        going = left[np.argsort(errors[left], kind="stable")][: min(at_a_time, len(left) - 1)]
         gone = np.zeros(group.size, bool)
         gone[going] = True
         for channel in going:

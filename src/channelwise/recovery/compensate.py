@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from math import isfinite
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from channelwise.recovery.least_squares import RIDGE, improved
 from channelwise.recovery.lockstep import PausingPass
 from channelwise.recovery.slim_matrix import Origin, origins
 from channelwise.selection import Selection
+from channelwise.statistics.finite import unusable, usable
 from channelwise.statistics.grams import POSITIONS, NormalisedWatch, choose_rows
 from channelwise.statistics.memory import free_bytes
 from channelwise.statistics.moments import Moments
@@ -67,6 +69,7 @@ def compensate(
 
     Raises:
         InvalidArgumentError: the loader yields nothing usable.
+        EvaluationError: a layer reads NaN, infinity or numbers too large on a batch; it names the batch.
     """
     structure, model = graph.structure, graph.model
     given = list(batches_of(loader, batches))
@@ -186,9 +189,11 @@ class _Sweep:
         self._tensors = named_tensors(slim)
         self._repeated = repeated
         self._pools: dict[str, Pool] = {}
+        self._batches: Sequence[Any] = ()
         self._generator = torch.Generator().manual_seed(0)
 
     def run(self, batches: Sequence[Any], forward_fn: Any) -> None:
+        self._batches = batches
         with ExitStack() as ends:
             slim = [self._start(ends, self._slim, _SlimWatch, batch, forward_fn) for batch in batches]
             dense = [self._start(ends, self._dense, _DenseWatch, batch, forward_fn) for batch in batches]
@@ -253,6 +258,8 @@ class _Sweep:
         assert moments is not None
         assert moments.target is not None
         assert moments.cross is not None
+        if not usable(torch.stack([moments.power(), moments.cross.abs().max()])):
+            self._blame(name, slim)
         free_offset = product.bias is not None or name in self._normalised
         gram = moments.covariance() if free_offset else moments.gram / moments.rows
         cross = moments.cross_covariance() if free_offset else moments.cross / moments.rows
@@ -264,6 +271,12 @@ class _Sweep:
         if product.bias is not None:
             reached = (moments.total.unsqueeze(1) @ fitted).squeeze(1)
             self._tensors[product.bias].copy_(((moments.target - reached) / moments.rows).flatten())
+
+    def _blame(self, weight: str, slim: Sequence[PausingPass]) -> NoReturn:
+        """Raise EvaluationError for the first batch on which the layer reads what is no number, else the largest."""
+        largest = [float(one.event.values.abs().max()) if one.event is not None else 0.0 for one in slim]
+        number = next((i for i, value in enumerate(largest) if not isfinite(value)), largest.index(max(largest)))
+        raise unusable(self._batches[number], number, weight)
 
 
 class _Diverged(Exception):

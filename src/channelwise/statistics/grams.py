@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from channelwise.inputs.batches import batches_of, forward
+from channelwise.statistics.finite import unusable, usable
 from channelwise.statistics.memory import free_bytes
 from channelwise.statistics.moments import Moments
 from channelwise.statistics.products import Product, ProductWatch, batch_norm_call
@@ -80,6 +81,9 @@ def gather(
         positions: how many output positions of a sample are looked at, chosen at random.
         memory: bytes that the matrices may take; by default half of what is free. On CUDA what does not fit is
             gathered in further passes and kept in host memory; on the host the largest layers are skipped.
+
+    Raises:
+        EvaluationError: a layer reads NaN, infinity or numbers too large on a batch; it names the batch.
     """
     wanted = weights_that_read(structure)
     device = next((t.device for t in model.parameters()), torch.device("cpu"))
@@ -90,8 +94,9 @@ def gather(
     while True:
         watch = _Gathering(tensors, wanted - layers.keys(), positions, room)
         with torch.no_grad(), watch:
-            for batch in batches_of(loader, batches):
+            for number, batch in enumerate(batches_of(loader, batches)):
                 forward(clone, batch, forward_fn)
+                watch.check(batch, number)
         layers.update(watch.results())
         # On the host the matrices gathered so far take the room that another pass would need.
         if device.type == "cpu" or not watch.postponed or not watch.moments:
@@ -177,6 +182,13 @@ class _Gathering(NormalisedWatch):
         self._products[product.weight] = product
         self.moments[product.weight] = Moments.zeros(groups, features, None, weight.device)
         return True
+
+    def check(self, batch: Any, number: int) -> None:
+        """Raise EvaluationError if what was gathered up to this batch is no number."""
+        power = [moments.power() for moments in self.moments.values()]
+        if power and not usable(torch.stack([p.to(power[0].device) for p in power])):
+            first = next(name for name, p in zip(self.moments, power, strict=True) if not usable(p))
+            raise unusable(batch, number, first)
 
     def results(self) -> dict[str, LayerGram]:
         """What was gathered, in single precision in host memory."""

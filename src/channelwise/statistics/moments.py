@@ -46,6 +46,13 @@ class Moments:
             self.cross += x.transpose(1, 2) @ y
             self.target += y.sum(1)
 
+    def power(self) -> Tensor:
+        """The largest sum of squares of a feature, a scalar: not finite if anything that was added is not.
+
+        No sum of products can be larger.
+        """
+        return self.gram.diagonal(dim1=1, dim2=2).max()
+
     def covariance(self) -> Tensor:
         """Mean of xᵀx about the mean of x: (groups, features, features)."""
         return (self.gram - self.total.unsqueeze(2) * self.total.unsqueeze(1) / self.rows) / self.rows
@@ -58,8 +65,11 @@ class Moments:
 
 
 def damped_factor(gram: Tensor, ridge: float) -> Tensor:
-    """Cholesky factor of ``gram`` + ridge · mean(diag) · I, with more of a ridge where rounding calls for it."""
-    mean = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+    """Cholesky factor of ``gram`` + ridge · mean(diag) · I, with more of a ridge where rounding calls for it.
+
+    This ends: the ridge grows tenfold, until it outweighs the rest of a row or is infinite itself.
+    """
+    mean = gram.diagonal().abs().mean().clamp_min(torch.finfo(gram.dtype).tiny)
     while True:
         damped = gram.clone()
         damped.diagonal().add_(ridge * mean)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -244,3 +245,26 @@ HUGE = {"regnet_y_128gf", "vit_h_14"}
 def test_every_classification_model(name: str) -> None:
     side = SIDES.get(name, FIXED_SIZE.get(name.split("_")[0], 64))
     Checked(build(name), torch.randn(2, 3, side, side), subnets=1, channel_divisible=8)
+
+
+class Changeable(nn.Module):
+    """From some moment on another network every time it runs."""
+
+    runs: Iterator[int] = itertools.repeat(1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x).relu()).relu()) * float(next(self.runs))
+
+
+def test_a_network_that_is_another_every_time_is_refused_and_not_tried_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pruner = OFAPruner(Changeable().eval(), torch.randn(1, 3, 12, 12), quiet=True)
+    monkeypatch.setattr(Changeable, "runs", itertools.count(1))
+    with pytest.raises(NothingToPruneError, match="Changeable cannot be a supernet: at full width already"):
+        pruner.ofa_model()

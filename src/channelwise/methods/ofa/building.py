@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from channelwise.api import ChannelGraph
+from channelwise.errors import NothingToPruneError
 from channelwise.inputs.example import as_arguments, varied
 from channelwise.methods.arguments import listed
 from channelwise.methods.ofa.kernels import ElasticKernel
@@ -40,6 +41,12 @@ def checked_supernet(
         supernet.activate(model, space.maximum)
         if why is None:
             return supernet, model
+        if not guilty:
+            # With every choice fixed there is nothing left to fix: another round would find the same.
+            raise NothingToPruneError(
+                f"{type(graph.model).__name__} cannot be a supernet: at full width already, {why}. Does the model give "
+                "the same outputs when it runs twice?"
+            )
         log.info("%s cannot be elastic: %s.", listed([space.names[i] for i in guilty]), why)
         space = _fixed(space, guilty, f"does not adapt: {why}")
 
