@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from channelwise import cost
-from channelwise.errors import ChannelwiseError, InvalidArgumentError, TraceError
+from channelwise.errors import ChannelwiseError, InvalidArgumentError, TraceError, with_hint
+from channelwise.inputs.calls import call_hint
 from channelwise.inputs.check import check_model
 from channelwise.inputs.example import as_arguments, own_copy
 from channelwise.inputs.tree import tensors_in
@@ -142,7 +143,7 @@ def trace(
             where = f" in {module}" if module else ""
             raise TraceError(
                 f"{type(model).__name__} raised {type(error).__name__}{where} when run on the example inputs "
-                f"({_shapes(tensors)}): {error}"
+                f"({_shapes(tensors)}): {with_hint(error, call_hint(model, inputs, args, named, error))}"
             ) from error
         _exclude(recorded, excludes, model)
         if not verify:

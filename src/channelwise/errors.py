@@ -1,5 +1,16 @@
 """Every error a user can be shown: the message names the user's own module or argument and the way out."""
 
+SAYS_WHY = "print(channelwise.trace(model, inputs)) says why"
+"""The way out where channels must stay."""
+
+
+def with_hint(error: BaseException, hint: str) -> str:
+    """The text of an error and, as a further sentence, what to do about it."""
+    text = str(error)
+    if not hint:
+        return text
+    return f"{text if text.endswith(('.', '!', '?')) else f'{text}.'} {hint}"
+
 
 class ChannelwiseError(Exception):
     """Base of all errors raised on purpose by channelwise."""

@@ -92,6 +92,15 @@ def test_model_that_layerwise_compensation_cannot_follow_is_re_fitted_as_candida
     torch.testing.assert_close(slim(IMAGES), candidate(IMAGES))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="shows what happens without CUDA")
+def test_a_calibration_that_asks_for_a_missing_device_is_told_to_follow_the_model() -> None:
+    def calibrate(model: nn.Module) -> None:
+        model(IMAGES.cuda())
+
+    with pytest.raises(EvaluationError, match=r"calibration_fn asks for a device that is not there.*model\.parameters"):
+        Repair(calibration_fn=calibrate).repairer().statistics(wide())
+
+
 def test_what_fails_is_named() -> None:
     with pytest.raises(EvaluationError, match=r"calibration_fn raised TypeError"):
         repaired(Repair(calibration_fn=calibrated).repairer())

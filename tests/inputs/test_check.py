@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from channelwise.errors import InvalidArgumentError, UnsupportedModelError
 from channelwise.inputs.check import check_model
@@ -102,6 +103,42 @@ def test_models_that_cannot_be_taken_apart_are_refused(build: Any, message: str)
         check_model(build(), X)
 
 
+class Holder:
+    """No module, but it holds one, as trainers and pipelines do."""
+
+    def __init__(self) -> None:
+        self.model = network()
+
+
+class Facade(nn.Module):
+    """As ultralytics.YOLO: a module around the model, whose train() trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = network()
+
+    def __call__(self, source: Any) -> Any:
+        raise AssertionError("predicts")
+
+    def train(self, mode: bool = True) -> Any:
+        raise AssertionError("trains")
+
+
+class Called(nn.Module):
+    """Runs without a forward."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.parametrize("model", [Called(), "instance"])
+def test_what_can_run_without_a_forward_of_its_class_is_accepted(model: Any) -> None:
+    if model == "instance":
+        model = nn.Module()
+        model.forward = lambda x: x
+    assert check_model(model, X) is model
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -109,6 +146,10 @@ def test_models_that_cannot_be_taken_apart_are_refused(build: Any, message: str)
         ({"weight": X}, "dict.*load_state_dict"),
         (lambda x: x, "function"),
         (None, "NoneType None"),
+        ("model.pt", "str 'model.pt'.* load_state_dict"),
+        (Holder(), r"It holds a Sequential: give its \.model"),
+        (Facade(), r"Facade has no forward.* It holds a Sequential: give its \.model"),
+        (nn.ModuleList([network()]), r"ModuleList has no forward.* It holds a Sequential: give its \[0\]"),
     ],
 )
 def test_what_is_no_module_is_refused(model: Any, message: str) -> None:
@@ -124,6 +165,7 @@ def test_what_is_no_module_is_refused(model: Any, message: str) -> None:
         ("image.png", "str 'image.png'"),
         ([], "holds no tensor"),
         (network(), "the order is"),
+        (DataLoader(TensorDataset(X)), r"DataLoader.* images, labels = next\(iter\(loader\)\)"),
     ],
 )
 def test_what_holds_no_tensor_is_refused(inputs: Any, message: str) -> None:

@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from channelwise.api import ChannelGraph
-from channelwise.errors import EvaluationError, InvalidArgumentError
+from channelwise.errors import EvaluationError, InvalidArgumentError, with_hint
 from channelwise.evaluate.arguments import check_args, check_callable
 from channelwise.evaluate.images import Images
 from channelwise.inputs.batches import ForwardFn
+from channelwise.inputs.devices import device_hint
 from channelwise.recovery import compensate_from_grams, recalibrate
 from channelwise.selection import Selection
 from channelwise.statistics import Grams
@@ -116,4 +117,5 @@ def _step(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise EvaluationError(f"{what} raised {type(error).__name__}: {error}") from error
+        text = with_hint(error, device_hint(error, "calibration_fn" if what == "calibration_fn" else "forward_fn"))
+        raise EvaluationError(f"{what} raised {type(error).__name__}: {text}") from error

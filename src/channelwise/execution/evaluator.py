@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from channelwise.errors import EvaluationError
+from channelwise.errors import EvaluationError, with_hint
 from channelwise.execution import Job, Task
+from channelwise.inputs.devices import device_hint, is_device_mismatch
 
 log = logging.getLogger(__name__)
 
@@ -61,21 +62,12 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def is_device_mismatch(error: BaseException) -> bool:
-    """Whether PyTorch complains that tensors are on different devices."""
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "same device" in text
-        or "Input type (torch.cuda" in text
-        or ("weight type (torch.cuda" in text and "Input type (torch." in text)
-    )
-
-
 def failed(task: Task, error: BaseException) -> EvaluationError:
     """The error that tells which evaluation failed and why, chained to ``error``."""
     if isinstance(error, EvaluationError):
         failure = EvaluationError(f"Evaluating {task.label}: {error}")
     else:
-        failure = EvaluationError(f"Evaluating {task.label}: eval_fn raised {type(error).__name__}: {error}")
+        text = with_hint(error, device_hint(error, "eval_fn"))
+        failure = EvaluationError(f"Evaluating {task.label}: eval_fn raised {type(error).__name__}: {text}")
     failure.__cause__ = error
     return failure

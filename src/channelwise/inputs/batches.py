@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
 from channelwise.errors import InvalidArgumentError
+from channelwise.inputs.calls import misfit
 from channelwise.inputs.check import describe, model_device
 from channelwise.inputs.tree import mapped, tensors_in
 
@@ -109,16 +110,10 @@ def forward(model: nn.Module, batch: Any, forward_fn: ForwardFn | None = None) -
 
 
 def _check_call(model: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
-    try:
-        signature = inspect.signature(model.forward)
-    except (TypeError, ValueError):
-        # Compiled code may have no signature; the call itself then decides.
-        return
-    try:
-        signature.bind(*arguments, **keywords)
-    except TypeError as error:
+    error = misfit(model, arguments, keywords)
+    if error is not None:
         given = f"the keys {', '.join(map(str, keywords))}" if keywords else f"{len(arguments)} input(s)"
-        names = ", ".join(signature.parameters)
+        names = ", ".join(inspect.signature(model.forward).parameters)
         raise InvalidArgumentError(
             f"{type(model).__name__}.forward({names}) does not take what a batch of the loader gives, {given} "
             f"({error}). Say how to call it: forward_fn=lambda model, batch: model(...)."

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,12 +54,7 @@ def unwrap(model: object) -> nn.Module:
     """Take wrappers off that only change how a model runs, and log each."""
     while True:
         if not isinstance(model, nn.Module):
-            hint = ""
-            if isinstance(model, type) and issubclass(model, nn.Module):
-                hint = f" Give an instance: {model.__name__}(...)."
-            elif isinstance(model, Mapping):
-                hint = " A state dict holds no code: build the model and call load_state_dict."
-            raise InvalidArgumentError(f"model must be a torch.nn.Module, not {describe(model)}.{hint}")
+            raise InvalidArgumentError(f"model must be a torch.nn.Module, not {describe(model)}.{_instead(model)}")
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             log.info("Took %s off the model; wrap the pruned model again.", type(model).__name__)
             model = model.module
@@ -68,8 +65,35 @@ def unwrap(model: object) -> nn.Module:
             log.info("Use the model without its compiled call; compile the pruned model again.")
             # A shallow copy shares all modules and parameters but leaves the compiled call behind.
             model = copy.copy(model)
+        elif _cannot_run(model):
+            raise InvalidArgumentError(f"a {type(model).__name__} has no forward: it cannot run.{_instead(model)}")
         else:
             return model
+
+
+def _cannot_run(model: nn.Module) -> bool:
+    """Whether it has no forward. One with a ``__call__`` of its own may do, but not the train() of ultralytics.YOLO."""
+    kind = type(model)
+    # Not by getattr: scripted classes make their forward when it is looked up.
+    if inspect.getattr_static(kind, "forward") is not nn.Module.forward or "forward" in vars(model):
+        return False
+    return kind.__call__ is nn.Module.__call__ or kind.train is not nn.Module.train
+
+
+def _instead(model: object) -> str:
+    """What to give where ``model`` is none, "" if nothing is known."""
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        return f" Give an instance: {model.__name__}(...)."
+    if isinstance(model, Mapping):
+        return " A state dict holds no code: build the model and call load_state_dict."
+    if isinstance(model, (str, os.PathLike)):
+        return " Load the file first: build the model and call load_state_dict(torch.load(path)), for example."
+    inside = dict(model.named_children()) if isinstance(model, nn.Module) else getattr(model, "__dict__", {})
+    for name, value in inside.items():
+        if isinstance(value, nn.Module):
+            place = f".{name}" if name.isidentifier() else f"[{name}]"
+            return f" It holds a {type(value).__name__}: give its {place}."
+    return ""
 
 
 def check_inputs(inputs: object, kwargs: Mapping[str, object] | None = None) -> list[torch.Tensor]:
@@ -79,7 +103,7 @@ def check_inputs(inputs: object, kwargs: Mapping[str, object] | None = None) -> 
     if not isinstance(inputs, (torch.Tensor, tuple, list, Mapping)):
         raise InvalidArgumentError(
             f"inputs must be a tensor, or a tuple, list or dict of tensors like a real batch, not {describe(inputs)}."
-            + (" Use torch.from_numpy(inputs)." if isinstance(inputs, np.ndarray) else "")
+            + _as_inputs(inputs)
         )
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise InvalidArgumentError(f"kwargs must be a dict of the model's keyword arguments, not {describe(kwargs)}.")
@@ -94,6 +118,15 @@ def check_inputs(inputs: object, kwargs: Mapping[str, object] | None = None) -> 
             f"the batch is empty: the first tensor has shape {tuple(tensors[0].shape)}. Give at least one sample."
         )
     return tensors
+
+
+def _as_inputs(value: object) -> str:
+    """How to make inputs of something else, "" if that is not known."""
+    if isinstance(value, np.ndarray):
+        return " Use torch.from_numpy(inputs)."
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return " Give one batch without labels: images, labels = next(iter(loader))."
+    return ""
 
 
 def _check_module(name: str, module: nn.Module) -> None:

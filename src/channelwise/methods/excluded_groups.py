@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from channelwise.api import ChannelGraph
-from channelwise.errors import NothingToPruneError
+from channelwise.errors import SAYS_WHY, NothingToPruneError
 from channelwise.methods.arguments import listed, plural
 from channelwise.select.excludes import match_excludes
 from channelwise.structure import Group, Structure
@@ -33,7 +33,7 @@ def excluded_groups(graph: ChannelGraph, excludes: Any, *, with_group_conv: bool
     if len(excluded) == len(structure.groups):
         raise NothingToPruneError(
             "No channel group is left to prune: "
-            + (f"all {len(excluded)} are excluded." if excluded else "all channels are frozen, see graph.frozen.")
+            + (f"all {len(excluded)} are excluded." if excluded else f"all channels are frozen, {SAYS_WHY}.")
         )
     return excluded
 

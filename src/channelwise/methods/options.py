@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.ranking import Criterion, get
-from channelwise.select.budget import check_share
+from channelwise.select.budget import check_share, kept_shares
 from channelwise.select.widths import check_count
 
 DIVISOR = 2
@@ -43,7 +44,12 @@ class Target:
         return {cost: round(float(share), 12) for cost, share in given.items() if share is not None}
 
     def __str__(self) -> str:
-        return " and ".join(f"{cost}={share:g}" for cost, share in self.shares.items())
+        return self.words(self.shares)
+
+    @staticmethod
+    def words(shares: Mapping[str, float]) -> str:
+        """Shares kept, by cost, as users of this kind of target call them."""
+        return kept_shares(shares)
 
 
 @dataclass(frozen=True, eq=False)

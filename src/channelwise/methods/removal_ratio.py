@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from channelwise.errors import InvalidArgumentError
@@ -14,8 +15,10 @@ NAMES = {"macs": "removal_ratio", "params": "params_ratio"}
 class Removal(Target):
     """A target that messages call by the fractions to remove."""
 
-    def __str__(self) -> str:
-        return " and ".join(f"{NAMES[cost]}={1 - share:g}" for cost, share in self.shares.items())
+    @staticmethod
+    def words(shares: Mapping[str, float]) -> str:
+        """The fractions to remove."""
+        return " and ".join(f"{NAMES[cost]}={1 - share:g}" for cost, share in shares.items())
 
 
 def removal(removal_ratio: Any, params_ratio: Any = None) -> Removal:

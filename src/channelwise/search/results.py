@@ -86,15 +86,19 @@ class SearchResults:
 
     def candidate(self, index: int) -> Trial:
         """The candidate of number ``index``. Raises InvalidArgumentError naming the numbers there are."""
-        trial = self.trials.get(int(index)) if _is_integer(index) else None
+        if not _is_integer(index):
+            raise InvalidArgumentError(
+                f"index={index!r}: must be a whole number, that of a candidate, such as index=2."
+            )
+        trial = self.trials.get(int(index))
         if trial is not None and trial.state == "complete":
             return trial
         numbers = [t.number for t in self.complete]
         if not numbers:
             raise InvalidArgumentError(f"No candidate of the search in {self.where} has a score yet. Call search().")
-        why = "failed" if trial is not None and trial.state == "failed" else "has no score"
+        why = "there is no such candidate" if trial is None else "that candidate failed or has no score yet"
         raise InvalidArgumentError(
-            f"index={index!r}: that candidate {why}. There are {len(numbers)} candidates with scores, numbered from "
+            f"index={index!r}: {why}. There are {len(numbers)} candidates with scores, numbered from "
             f"{numbers[0]} to {numbers[-1]}; the best is {self.best.number}."
         )
 

@@ -11,6 +11,7 @@ from channelwise.search.failures import UnusableFileError
 from channelwise.search.records import read_header, read_trial
 from channelwise.search.results import Key, SearchResults
 from channelwise.search.storage import Storage, opened
+from channelwise.select.budget import Words, kept_shares
 from channelwise.structure import Structure
 
 
@@ -63,8 +64,13 @@ def read_searches(place: Any, structure: Structure) -> list[SearchResults]:
     return [results for _, results in sorted(found, key=lambda pair: pair[0])]
 
 
-def latest(searches: list[SearchResults], targets: Mapping[str, float] | None = None) -> SearchResults:
+def latest(
+    searches: list[SearchResults], targets: Mapping[str, float] | None = None, words: Words = kept_shares
+) -> SearchResults:
     """The search that was worked on last; with ``targets`` (shares kept), among those for these targets.
+
+    Arguments:
+        words: what messages call targets.
 
     Raises:
         ResultsFileError: there is none; the message names the targets there are.
@@ -72,16 +78,12 @@ def latest(searches: list[SearchResults], targets: Mapping[str, float] | None = 
     for results in reversed(searches):
         if targets is None or _same(results.key.targets, targets):
             return results
-    there = sorted({_text(results.key.targets) for results in searches})
+    there = sorted({words(results.key.targets) for results in searches})
     raise ResultsFileError(
-        f"{searches[0].where if searches else 'The storage'} holds no search for {_text(targets or {})} (shares kept), "
-        f"only for {'; '.join(there) or 'nothing'}. Call search() with this target first."
+        f"{searches[0].where if searches else 'The storage'} holds no search for {words(targets or {})}, only for "
+        f"{'; '.join(there) or 'nothing'}. Call search() with this target first."
     )
 
 
 def _same(one: Mapping[str, float], two: Mapping[str, float]) -> bool:
     return one.keys() == two.keys() and all(abs(one[name] - two[name]) < 1e-6 for name in one)
-
-
-def _text(targets: Mapping[str, float]) -> str:
-    return ", ".join(f"{name}={share:g}" for name, share in targets.items())

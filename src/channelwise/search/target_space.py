@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from channelwise.cost import cost_model
-from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
+from channelwise.errors import SAYS_WHY, InvalidArgumentError, NothingToPruneError, UnreachableTargetError
 from channelwise.search.projection import NEAR, Projection
-from channelwise.select.budget import TOLERANCE, check_share
+from channelwise.select.budget import TOLERANCE, Words, check_share, kept_shares
 from channelwise.select.widths import Widths
 from channelwise.structure import Structure, unknown_group
 
@@ -33,6 +33,7 @@ class TargetSpace:
         widths: the counts allowed, from ``allowed_widths``. Groups without a choice (excluded ones) are no dimension.
         targets: share of the full cost to keep, by name of the cost: "macs", "params", one of ``costs``, or two.
         costs: further costs by name.
+        words: what messages call targets.
 
     Raises:
         UnreachableTargetError: with the reachable range.
@@ -47,12 +48,14 @@ class TargetSpace:
         targets: Mapping[str, float],
         *,
         costs: Mapping[str, Cost] | None = None,
+        words: Words = kept_shares,
     ) -> None:
         model = cost_model(structure)
         known: dict[str, Cost] = {"macs": model.macs, "params": model.params, **(costs or {})}
         _check_targets(targets, known)
         self.structure = structure
         self.widths = widths
+        self._words = words
         self.targets = {name: float(share) for name, share in targets.items()}
         self.names = model.names
         self._index = np.flatnonzero(widths.free)
@@ -155,11 +158,11 @@ class TargetSpace:
             if not self.dims and abs(target - high) > TOLERANCE * target:
                 raise NothingToPruneError(
                     "No channel group is left to prune: all are frozen, excluded or at their smallest width. "
-                    "The graph's frozen list says why channels must stay."
+                    f"For channels that must stay {SAYS_WHY}."
                 )
             if not low * (1 - TOLERANCE) <= target <= high * (1 + TOLERANCE):
                 raise UnreachableTargetError(
-                    f"{name}={target:g} cannot be reached: candidates keep {low:.4f} to {high:.4f} of the model's "
+                    f"{self._words({name: target})} cannot be reached: candidates keep {low:.4f} to {high:.4f} of the "
                     f"{unit}, which is to remove {1 - high:.4f} to {1 - low:.4f}. Ask for a share in this range, "
                     "exclude fewer layers, or lower channel_divisible."
                 )
@@ -174,9 +177,10 @@ class TargetSpace:
         low, high = self._range_of_second()
         if not low * (1 - TOLERANCE) <= self.targets[second] <= high * (1 + TOLERANCE):
             raise UnreachableTargetError(
-                f"{first}={self.targets[first]:g} and {second}={self.targets[second]:g} cannot be met together: "
-                f"candidates that keep {self.targets[first]:g} of the {_NAMES.get(first, first)} keep about {low:.3f} "
-                f"to {high:.3f} of the {_NAMES.get(second, second)}. Ask for a share in this range."
+                f"{self._words(self.targets)} cannot be met together: candidates that keep {self.targets[first]:g} of "
+                f"the {_NAMES.get(first, first)} keep about {low:.3f} to {high:.3f} of the "
+                f"{_NAMES.get(second, second)}, which is to remove {1 - high:.3f} to {1 - low:.3f}. Ask for a share in "
+                "this range."
             )
 
     def _range_of_second(self) -> tuple[float, float]:

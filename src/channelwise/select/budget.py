@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from channelwise.cost import cost_model
-from channelwise.errors import InvalidArgumentError, NothingToPruneError, UnreachableTargetError
+from channelwise.errors import SAYS_WHY, InvalidArgumentError, NothingToPruneError, UnreachableTargetError
 from channelwise.select.nearest import nearest_counts
 from channelwise.select.widths import Widths, allowed_widths, is_number, sparsities
 from channelwise.structure import Structure
@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 Profile = Callable[[float], "float | Mapping[str, float] | np.ndarray"]
 """From a severity in [0, 1] to sparsities that do not fall as it grows: one, by group name, or in order of groups."""
+
+Words = Callable[[Mapping[str, float]], str]
+"""What the user calls shares to keep, by cost."""
 
 # A target may lie outside the reachable range by this share of itself and still get the end of the range: results
 # are promised within 1 %, and a model pruned earlier starts slightly off its own target.
@@ -51,6 +54,7 @@ def solve_budget(
     *,
     profile: Mapping[str, float] | Profile | None = None,
     widths: Widths | None = None,
+    words: Words | None = None,
 ) -> dict[str, int]:
     """Kept counts whose cost is nearest to ``target``, and not above it where two are equally near.
 
@@ -61,6 +65,7 @@ def solve_budget(
             groups left out or at 0 lose nothing. A callable: from a severity in [0, 1] to sparsities; where its
             severity 1 is too little, the sparsities go on evenly to the largest allowed.
         widths: the counts allowed, from ``allowed_widths``; default: any.
+        words: what messages call the target; default: `kept_shares`.
 
     The counts follow the profile, a family with one parameter found by bisection; then few groups move by single steps.
     Before these moves a smaller target keeps no more channels in any group.
@@ -72,7 +77,7 @@ def solve_budget(
     check_reachable(structure, target, cost, widths)
     evaluate, full = cost_model(structure).cost(cost), full_cost(structure, cost)
     start = _follow(family, last, widths, evaluate, target * full)
-    return settle(structure, start, target, cost, widths, exact=profile is None)
+    return settle(structure, start, target, cost, widths, exact=profile is None, words=words)
 
 
 def check_reachable(structure: Structure, target: float, cost: str, widths: Widths) -> None:
@@ -82,7 +87,7 @@ def check_reachable(structure: Structure, target: float, cost: str, widths: Widt
     if target < 1 and not widths.free.any() and abs(target - high) > TOLERANCE * target:
         raise NothingToPruneError(
             "No channel group is left to prune: all are frozen, excluded or at their minimum width. "
-            "The graph's frozen list says why channels must stay."
+            f"For channels that must stay {SAYS_WHY}."
         )
     if not low * (1 - TOLERANCE) <= target <= high * (1 + TOLERANCE):
         raise UnreachableTargetError(
@@ -99,7 +104,14 @@ def full_cost(structure: Structure, cost: str) -> float:
 
 
 def settle(
-    structure: Structure, start: np.ndarray, target: float, cost: str, widths: Widths, *, exact: bool
+    structure: Structure,
+    start: np.ndarray,
+    target: float,
+    cost: str,
+    widths: Widths,
+    *,
+    exact: bool,
+    words: Words | None = None,
 ) -> dict[str, int]:
     """Counts near ``start`` that meet the target: the nearest if ``exact``, else as near as the 1 % promise needs."""
     evaluate, full = cost_model(structure).cost(cost), full_cost(structure, cost)
@@ -108,14 +120,20 @@ def settle(
     got = float(evaluate(counts)) / full
     if abs(got - target) > TOLERANCE * target:
         logger.warning(
-            "%s=%g: the nearest selection keeps %.4f. Groups change in steps of up to %d channels "
-            "(channel_divisible and equal parts); smaller steps come closer.",
-            cost,
-            target,
+            "%s: the nearest selection keeps %.4f of the %s and removes %.4f. Groups change in steps of up to %d "
+            "channels (channel_divisible and equal parts); smaller steps come closer.",
+            (words or kept_shares)({cost: target}),
             got,
+            _unit(cost),
+            1 - got,
             int(widths.step[widths.free].max(initial=1)),
         )
     return _named(structure, counts)
+
+
+def kept_shares(shares: Mapping[str, float]) -> str:
+    """Shares to keep as ``graph.select`` calls them: macs=0.5."""
+    return " and ".join(f"{cost}={share:g}" for cost, share in shares.items())
 
 
 def check_share(name: str, value: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from channelwise.errors import InvalidArgumentError, NothingToPruneError
+from channelwise.errors import SAYS_WHY, InvalidArgumentError, NothingToPruneError
 from channelwise.ranking import Criterion, Weights, bind, comparable, get, scores
 from channelwise.select.allocation import global_counts
 from channelwise.select.budget import check_share, counts_for_sparsity, solve_budget
@@ -71,7 +71,7 @@ def select(
     if removes and all(g.name in full for g in structure.groups):
         raise NothingToPruneError(
             "No channel group is left to prune: all are excluded." if structure.groups else
-            "The model has no channel group to prune; the graph's frozen list says why."
+            f"The model has no channel group to prune; {SAYS_WHY}."
         )  # fmt: skip
     weights = Weights.of(tensors, structure)
     dead = dead_channels(structure, weights)

@@ -474,3 +474,11 @@ def test_ranking_decides_which_channels_stay(folder: Path) -> None:
     slim = last_first.prune(0.5, mode="slim")
     kept = slim.layers[0].out_channels
     assert torch.equal(slim.layers[0].weight, wide().layers[0].weight[-kept:])
+
+
+def test_a_ratio_that_is_missed_is_named_as_the_user_did(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runner = IterativePruningRunner(net(), INPUTS, folder=tmp_path, quiet=True)
+    runner.ana(closeness)
+    runner.prune(removal_ratio=0.2, channel_divisible=4)
+    assert "removal_ratio=0.2: the nearest selection keeps 0." in caplog.text
+    assert "macs=" not in caplog.text

@@ -205,6 +205,9 @@ class TestFiles:
         ({"min_flops": -1}, "min_flops"),
         ({"max_flops": "many"}, "max_flops"),
         ({"flops_step": 0}, "flops_step"),
+        ({"min_flops": None, "min_macs": -1}, "min_macs=-1"),
+        ({"min_flops": None, "min_macs": 5.0, "max_flops": None, "max_macs": 4}, "min_macs=5 is above max_macs=4"),
+        ({"flops_step": None, "macs_step": "wide"}, "macs_step='wide'"),
         ({"min_macs": 1.0}, "min_macs"),
         ({"min_or_max_metric": "maximum"}, "min_or_max_metric"),
         ({"evaluation_metric": 3}, "evaluation_metric"),
@@ -231,6 +234,9 @@ def test_wrong_arguments_are_named(
 def test_an_empty_window_says_what_can_be_reached(pruner: OFAPruner, supernet: nn.Module) -> None:
     with pytest.raises(UnreachableTargetError, match="subnets have"):
         search(pruner, supernet, min_flops=share(pruner, 2), max_flops=share(pruner, 3))
+    low, high = share(pruner, 2), share(pruner, 3)
+    with pytest.raises(UnreachableTargetError, match=r"min_macs=.* max_macs="):
+        search(pruner, supernet, min_flops=None, min_macs=low, max_flops=None, max_macs=high)
 
 
 def test_an_evaluation_without_a_result_is_an_error(pruner: OFAPruner, supernet: nn.Module) -> None:

@@ -68,7 +68,7 @@ def file(tmp_path: Path) -> Path:
         ({"direction": "up"}, r"direction must be 'maximize' or 'minimize'"),
         ({"ranking": "l3"}, r"There is no ranking 'l3'"),
         ({"seed": -1}, r"seed must be an integer of at least 0"),
-        ({"excludes": ["body.99"]}, r"excludes='body\.99' matches no group"),
+        ({"excludes": ["body.99"]}, r"excludes: 'body\.99' matches no group"),
         ({"gpus": ["first"]}, r"gpus=\['first'\]: must be device indices"),
         ({"workers": 0}, r"workers=0: must be a number of processes"),
         ({"executor": "slurm"}, r"executor='slurm': must be None, 'local', 'ray', or the address"),

@@ -217,6 +217,9 @@ def test_index_without_a_score_is_refused_with_those_there_are(runner: Runner) -
     search(one, 3)
     with pytest.raises(InvalidArgumentError, match=r"index=7.*numbered from 0 to 2"):
         one.prune(index=7)
+    for wrong in ("2", 2.0, True):
+        with pytest.raises(InvalidArgumentError, match=rf"index={wrong!r}: must be a whole number"):
+            one.prune(index=wrong)
 
 
 def test_pruning_before_any_search_says_what_to_do(runner: Runner) -> None:
@@ -227,7 +230,7 @@ def test_pruning_before_any_search_says_what_to_do(runner: Runner) -> None:
 def test_ratio_never_searched_names_those_there_are(runner: Runner) -> None:
     one = runner()
     search(one, 2)
-    with pytest.raises(ResultsFileError, match=r"macs=0\.3.*only for macs=0\.5"):
+    with pytest.raises(ResultsFileError, match=r"for removal_ratio=0\.7, only for removal_ratio=0\.5"):
         one.prune(removal_ratio=0.7)
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from channelwise.api import ChannelGraph
-from channelwise.errors import NothingToPruneError, ResultsFileError
+from channelwise.errors import SAYS_WHY, NothingToPruneError, ResultsFileError
 from channelwise.evaluate.candidate import Chooser
 from channelwise.evaluate.evaluation import Evaluation
 from channelwise.evaluate.job import CandidateJob
@@ -138,7 +138,7 @@ class Iterative:
         check_path("pruning_info_path", pruning_info_path)
         structure, model, channels = self.graph.structure, self.graph.model, self.channels
         if not structure.groups:
-            raise NothingToPruneError("No channel group is left to prune: all channels are frozen, see graph.frozen.")
+            raise NothingToPruneError(f"No channel group is left to prune: all channels are frozen, {SAYS_WHY}.")
         full = match_excludes(structure, channels.excludes, model)
         slim_only = self._slim_only(full) if mode == "sparse" else set()
         full |= slim_only

@@ -61,7 +61,9 @@ class Targets:
                 + self._why_full
             )
         profile = severity_profile(loss_curves(self._structure, sensitivity))
-        return self._chooser(solve_budget(self._structure, share, cost, profile=profile, widths=self._widths))
+        return self._chooser(
+            solve_budget(self._structure, share, cost, profile=profile, widths=self._widths, words=target.words)
+        )
 
     def threshold(self, threshold: float, sensitivity: Sensitivity) -> Selection:
         """Take every group as far as it loses at most the share ``threshold`` of the score when pruned alone."""

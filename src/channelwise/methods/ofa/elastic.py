@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from channelwise.api import ChannelGraph
-from channelwise.errors import InvalidArgumentError, NothingToPruneError
+from channelwise.errors import SAYS_WHY, InvalidArgumentError, NothingToPruneError
 from channelwise.methods.ofa.choices import Choice
 from channelwise.methods.ofa.kernels import kernel_candidates
 from channelwise.methods.ofa.space import SearchSpace
@@ -52,7 +52,7 @@ def search_space(
         reasons = sorted({choice.fixed for choice in space.choices if choice.fixed})
         raise NothingToPruneError(
             "A supernet needs at least one layer whose width can change, and there is none: "
-            + (f"{', '.join(reasons)}." if reasons else "all channels are frozen, see the graph's frozen list.")
+            + (f"{', '.join(reasons)}." if reasons else f"all channels are frozen, {SAYS_WHY}.")
         )
     return space
 

@@ -281,6 +281,7 @@ class OFAPruner:
             either("min_flops", min_flops, "min_macs", min_macs, float(space.macs(space.minimum)) / 1e6),
             either("max_flops", max_flops, "max_macs", max_macs, float(space.macs(space.maximum)) / 1e6),
             either("flops_step", flops_step, "macs_step", macs_step, 10),
+            "flops" if (min_macs, max_macs, macs_step) == (None, None, None) else "macs",
         )
         effort = Effort(parent_popu_size, iteration, mutate_size, mutate_prob, crossover_size)
         place = storage if storage is not None else self._folder / f"{self._name}.ofa"

@@ -69,18 +69,23 @@ class Effort:
 
 @dataclass(frozen=True)
 class Window:
-    """The least and the most MACs, and the width of a bucket of which the best subnet is looked for; in millions."""
+    """The least and the most MACs, and the width of a bucket of which the best subnet is looked for; in millions.
+
+    ``unit`` is what the user calls them: "flops" or "macs".
+    """
 
     low: float
     high: float
     step: float
+    unit: str = "flops"
 
     def __post_init__(self) -> None:
-        for name, value in (("min_flops", self.low), ("max_flops", self.high), ("flops_step", self.step)):
+        least, most, step = f"min_{self.unit}", f"max_{self.unit}", f"{self.unit}_step"
+        for name, value in ((least, self.low), (most, self.high), (step, self.step)):
             if not is_number(value) or value <= 0:
                 raise InvalidArgumentError(f"{name}={value!r}: must be a positive number, MACs in millions.")
         if self.low > self.high:
-            raise InvalidArgumentError(f"min_flops={self.low:g} is above max_flops={self.high:g} (MACs in millions).")
+            raise InvalidArgumentError(f"{least}={self.low:g} is above {most}={self.high:g} (MACs in millions).")
 
 
 def either(name: str, value: Any, other: str, another: Any, default: float) -> Any:

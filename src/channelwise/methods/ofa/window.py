@@ -24,13 +24,16 @@ class WindowSpace:
     A *vector* (dims,) in [0, 1] says for every free choice where among its candidates it is; `project` turns any vector
     into *values* (choices,) inside the window.
 
+    Arguments:
+        unit: what the user calls ``low`` and ``high``: "flops" or "macs".
+
     Raises:
         UnreachableTargetError: no subnet lies in the window; with the range that can be reached, or the nearest subnet.
     """
 
-    def __init__(self, space: SearchSpace, low: float, high: float) -> None:
+    def __init__(self, space: SearchSpace, low: float, high: float, unit: str = "flops") -> None:
         self.space = space
-        self.low, self.high = low, high
+        self.low, self.high, self._unit = low, high, unit
         self.names = space.names
         self.free = [space.names[i] for i in space.free]
         self.dims = len(self.free)
@@ -192,10 +195,11 @@ class WindowSpace:
 
     def _nothing(self, nearest: float) -> UnreachableTargetError:
         low, high = (float(self.space.macs(v)) / 1e6 for v in (self.space.minimum, self.space.maximum))
+        asked = f"min_{self._unit}={self.low / 1e6:g} to max_{self._unit}={self.high / 1e6:g}"
         return UnreachableTargetError(
-            f"No subnet was found with min_flops={self.low / 1e6:g} to max_flops={self.high / 1e6:g} million MACs: "
-            f"subnets have {low:.4g} to {high:.4g} million, and the nearest about {nearest / 1e6:.4g}. Widen the "
-            "window, or build the supernet with more expand_ratio values or a smaller channel_divisible."
+            f"No subnet was found with {asked} million MACs: subnets have {low:.4g} to {high:.4g} million, and the "
+            f"nearest about {nearest / 1e6:.4g}. Widen the window, or build the supernet with more expand_ratio "
+            "values or a smaller channel_divisible."
         )
 
 

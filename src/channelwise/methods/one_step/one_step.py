@@ -206,7 +206,7 @@ class OneStep:
         present = fingerprint(self.graph.tensors())
         # The latest comes last. A search without scores comes before all others.
         searches.sort(key=lambda s: (bool(s.complete), s.key.options.get("weights") == present))
-        return latest(searches, None if target is None else target.shares)
+        return latest(searches) if target is None else latest(searches, target.shares, target.words)
 
     def conditions(self) -> dict[str, Any]:
         """What a search records of how its candidates were made: searches under other conditions are kept apart."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from channelwise.errors import NothingToPruneError, UnreachableTargetError
+from channelwise.errors import SAYS_WHY, NothingToPruneError
 from channelwise.evaluate.candidate import Chooser
 from channelwise.methods.options import Target
 from channelwise.search import TargetSpace
@@ -20,9 +20,6 @@ def candidate_space(chooser: Chooser, excluded: Collection[str], channel_divisib
     """
     structure = chooser.structure
     if not structure.groups:
-        raise NothingToPruneError("No channel group is left to prune: all channels are frozen, see graph.frozen.")
+        raise NothingToPruneError(f"No channel group is left to prune: all channels are frozen, {SAYS_WHY}.")
     widths = allowed_widths(structure, channel_divisible=channel_divisible, full=excluded, dead=chooser.dead)
-    try:
-        return TargetSpace(structure, widths, target.shares)
-    except UnreachableTargetError as error:
-        raise UnreachableTargetError(f"{target} cannot be reached. {error}") from error
+    return TargetSpace(structure, widths, target.shares, words=target.words)

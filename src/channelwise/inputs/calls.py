@@ -1,0 +1,52 @@
+"""Why a model raised on its example inputs, as far as the way it was called or a device explains it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from channelwise.inputs.devices import is_missing_device
+
+
+def call_hint(
+    model: nn.Module, inputs: Any, args: Sequence[Any], kwargs: Mapping[str, Any], error: BaseException
+) -> str:
+    """A sentence with the way out, "" if nothing is known.
+
+    Arguments:
+        inputs: what the user gave; ``args`` and ``kwargs`` are what was made of it.
+    """
+    if is_missing_device(error):
+        return (
+            "The code of the model asks for a device that is not there. Let it use that of its input: x.device, not "
+            ".cuda()."
+        )
+    if misfit(model, args, kwargs) is None:
+        return ""
+    if isinstance(inputs, Mapping):
+        return (
+            f"A dict gives keyword arguments, here {', '.join(map(str, inputs))}. If the model takes the dict itself, "
+            "give (inputs,)."
+        )
+    if isinstance(inputs, (tuple, list)):
+        kind = type(inputs).__name__
+        given = f"A {kind} gives positional arguments, here {len(args)}."
+        return f"{given} If the model takes the {kind} itself, give (inputs,)."
+    return "Give all that its forward needs: a tuple of positional arguments, and the others in a dict."
+
+
+def misfit(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TypeError | None:
+    """What is wrong with these arguments for ``model.forward``; None if it can take them."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        # Compiled code may have no signature; the call itself then decides.
+        return None
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        return error
+    return None
