@@ -11,7 +11,7 @@ import numpy as np
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.inputs.check import describe
-from channelwise.structure import Group, Structure, unknown_group
+from channelwise.structure import Group, Network, Structure, network_of, unknown_group
 
 _ROWS = 40
 
@@ -20,10 +20,13 @@ _ROWS = 40
 class Selection:
     """The channels that stay; printed, a short table.
 
-    ``kept`` maps every group's name to sorted indices, int64 of shape (kept channels,).
+    ``kept`` maps every group's name to sorted indices, int64 of shape (kept channels,). ``network`` is the one that
+    they were selected in, and no other takes them; with None, as in a selection made by hand, every network does whose
+    groups fit. Selections that keep the same are equal.
     """
 
     kept: Mapping[str, np.ndarray]
+    network: Network | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.kept, Mapping):
@@ -52,7 +55,11 @@ class Selection:
         return hash(frozenset((name, indices.tobytes()) for name, indices in self.kept.items()))
 
     def __reduce__(self) -> Any:
-        return Selection, (dict(self.kept),)
+        return Selection, (dict(self.kept), self.network)
+
+    def of(self, structure: Structure) -> Selection:
+        """The same channels, as a selection in the network that was traced."""
+        return Selection(self.kept, network_of(structure))
 
     def __str__(self) -> str:
         """A short table: the groups, how many channels each keeps and, while the structure is there, of how many."""
@@ -80,7 +87,7 @@ class Selection:
     def check(self, structure: Structure) -> Selection:
         """Itself, if it selects in exactly the groups of ``structure``, in each what may go together.
 
-        Raises InvalidArgumentError otherwise, naming the group.
+        Raises InvalidArgumentError otherwise, naming the group, or what differs from the network it was made in.
         """
         known = self.__dict__.get("_fits")
         if known is None or known() is not structure:
@@ -90,8 +97,12 @@ class Selection:
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and integers: ``{"kept": {group: [index, ...]}}``."""
-        return {"kept": {name: indices.tolist() for name, indices in self.kept.items()}}
+        """Plain lists and integers: ``{"kept": {group: [index, ...]}}``, and with "network" which one it is of."""
+        plain: dict[str, Any] = {"kept": {name: indices.tolist() for name, indices in self.kept.items()}}
+        if self.network is not None:
+            shapes = {name: list(shape) for name, shape in self.network.tensors.items()}
+            plain["network"] = {"digest": self.network.digest, "tensors": shapes}
+        return plain
 
     @classmethod
     def from_json(cls, data: Any, structure: Structure | None = None) -> Selection:
@@ -106,13 +117,29 @@ class Selection:
             plain = isinstance(indices, list) and all(isinstance(i, int) and not isinstance(i, bool) for i in indices)
             if not plain:
                 raise InvalidArgumentError(f"The selection of {name!r} must be a list of integers.")
-        selection = cls(kept)
+        selection = cls(kept, _network(data.get("network")))
         return selection if structure is None else selection.check(structure)
 
     @classmethod
     def full(cls, structure: Structure) -> Selection:
         """Everything kept."""
-        return cls({g.name: np.arange(g.size) for g in structure.groups})
+        return cls({g.name: np.arange(g.size) for g in structure.groups}, network_of(structure))
+
+
+def _network(data: Any) -> Network | None:
+    if data is None:
+        return None
+    digest, tensors = (data.get("digest"), data.get("tensors")) if isinstance(data, Mapping) else (None, None)
+    if (
+        not isinstance(digest, str)
+        or not isinstance(tensors, Mapping)
+        or not all(isinstance(s, list) and all(type(n) is int for n in s) for s in tensors.values())
+    ):
+        raise InvalidArgumentError(
+            "The 'network' of a selection is an object with its 'digest' and 'tensors', shapes by name. "
+            "Without 'network' the selection is accepted wherever its groups fit."
+        )
+    return Network(digest, {name: tuple(shape) for name, shape in tensors.items()})
 
 
 def _rows(kept: Mapping[str, int], sizes: Mapping[str, int] | None) -> list[str]:
@@ -133,6 +160,12 @@ def removed_channels(structure: Structure, selection: Selection) -> dict[str, np
         raise InvalidArgumentError(
             f"A selection is needed, as graph.select(...) returns it, not {describe(selection)}; "
             "channelwise.Selection({group: indices}) makes one by hand."
+        )
+    network = getattr(selection, "network", None)
+    if network is not None and (difference := network.difference(network_of(structure))):
+        raise InvalidArgumentError(
+            f"The selection is of another network: {difference}. Select in this one, or, if the channels are meant, "
+            "give channelwise.Selection(selection.kept)."
         )
     names = {group.name for group in structure.groups}
     for name in selection.kept:

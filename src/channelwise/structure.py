@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from channelwise.errors import InvalidArgumentError
+from channelwise.once import once_each
 
 Role = Literal["output", "input", "scale", "shift", "other"]
 
@@ -248,6 +249,35 @@ class Structure:
             ],
         }
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which network something is of: the digest of its structure, and the shapes of its tensors, to tell differences.
+
+    Neither depends on the sizes of the example inputs, the weights, their types or their devices.
+    """
+
+    digest: str
+    tensors: Mapping[str, tuple[int, ...]]
+
+    def difference(self, other: Network) -> str:
+        """The first difference in words, of this network ("there") and the other ("here"); "" if they are one."""
+        if self.digest == other.digest:
+            return ""
+        for name in [*self.tensors, *other.tensors]:
+            there, here = self.tensors.get(name), other.tensors.get(name)
+            if there is None or here is None:
+                return f"{name} is {'here' if there is None else 'there'} only"
+            if there != here:
+                return f"{name} has the shape {there} there and {here} here"
+        return "all tensors have the same shapes, but other channels go together"
+
+
+@once_each
+def network_of(structure: Structure) -> Network:
+    """The network that was traced."""
+    return Network(structure.digest(), {name: info.shape for name, info in structure.tensors.items()})
 
 
 def unknown_group(structure: Structure, group: Any, where: str) -> str:

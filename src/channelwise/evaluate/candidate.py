@@ -72,7 +72,7 @@ def unpack(packed: Any, structure: Structure, where: str) -> Selection:
         raise ResultsFileError(f"{where} does not say which channels the candidate keeps, or of other groups.")
     try:
         channels.update({name: _indices(bits, sizes[name]) for name, bits in packed.items()})
-        return Selection(channels).check(structure)
+        return Selection(channels).of(structure).check(structure)
     except (binascii.Error, ValueError, TypeError, InvalidArgumentError) as error:
         raise ResultsFileError(f"{where} is damaged: the channels of a candidate cannot be read ({error}).") from error
 

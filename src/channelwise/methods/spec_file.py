@@ -78,7 +78,10 @@ def read_spec(path: str | os.PathLike[str], structure: Structure) -> Spec:
         )
     spec = read_json(path, Spec)
     if spec.digest != structure.digest():
-        raise ResultsFileError(f"{path} is of another network (of class {spec.model}, with other layers or sizes).")
+        raise ResultsFileError(
+            f"{path} is of another network (of class {spec.model}): {_difference(spec, structure)}. Give a spec of "
+            "this one; prune(removal_ratio=...) writes it."
+        )
     sizes = structure.full()
     for name, group in spec.groups.items():
         if name not in sizes:
@@ -97,6 +100,21 @@ def read_spec(path: str | os.PathLike[str], structure: Structure) -> Spec:
     except InvalidArgumentError as error:
         raise ResultsFileError(f"{path}: {error}") from error
     return spec
+
+
+def _difference(spec: Spec, structure: Structure) -> str:
+    """What is other in the network of a spec, as far as the groups in it show that."""
+    sizes = structure.full()
+    for name, group in spec.groups.items():
+        if name not in sizes:
+            return f"it has a group {name!r}, which is not here"
+        size = (
+            sizes[name] if group.kept is None or group.sparsity >= 1 else round(len(group.kept) / (1 - group.sparsity))
+        )
+        if size != sizes[name]:
+            return f"its group {name!r} has {size} channels, not {sizes[name]}"
+    missing = [name for name in sizes if name not in spec.groups]
+    return f"it has no group {missing[0]!r}" if missing else "layers have other shapes, or other channels go together"
 
 
 def _version(path: str | os.PathLike[str]) -> int:

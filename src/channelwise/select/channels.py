@@ -17,7 +17,7 @@ from channelwise.select.excludes import match_excludes
 from channelwise.select.naming import by_group
 from channelwise.select.widths import allowed_widths, part_count, sparsities
 from channelwise.selection import Selection
-from channelwise.structure import Group, Structure, unknown_group
+from channelwise.structure import Group, Structure, network_of, unknown_group
 
 
 def select(
@@ -125,7 +125,7 @@ def choose(
             kept[group.name] = np.arange(group.size)
         else:
             kept[group.name] = _best(group, scores(ranking, group, weights), count, dead[group.name])
-    return Selection(kept)
+    return Selection(kept, network_of(structure))
 
 
 def dead_channels(structure: Structure, tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:

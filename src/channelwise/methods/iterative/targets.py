@@ -92,7 +92,7 @@ class Targets:
                 ", ".join(revived),
             )
         fixed = {name: kept for name, kept in given.items() if name not in revived}
-        return Selection({**selection.kept, **fixed})
+        return Selection({**selection.kept, **fixed}, selection.network)
 
     def _allowed(self, limit: float) -> Widths:
         return allowed_widths(

@@ -85,7 +85,7 @@ class Supernet:
         kept = dict(self.selection(values).kept)
         for name, order in self.orders.items():
             kept[name] = np.sort(order[kept[name]])
-        return Selection(kept)
+        return Selection(kept).of(self.structure)
 
     def modules_of(self, model: nn.Module) -> list[nn.Module]:
         """The modules of a supernet that depend on a choice.
