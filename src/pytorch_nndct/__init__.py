@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
+
+from channelwise import __version__
+from pytorch_nndct._absent import INSTEAD, absent
 
 if TYPE_CHECKING:
     from channelwise.methods import IterativePruningRunner, OFAPruner, OneStepPruningRunner, get_pruning_runner
 
-__all__ = ["IterativePruningRunner", "OFAPruner", "OneStepPruningRunner", "get_pruning_runner"]
+__all__ = ["IterativePruningRunner", "OFAPruner", "OneStepPruningRunner", "__version__", "get_pruning_runner"]
+
+_MODULES = ("nn", "pruning", "utils")
 
 
 def __getattr__(name: str) -> Any:
@@ -15,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from channelwise import methods
 
         return getattr(methods, name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in INSTEAD:
+        raise absent(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}; this version has {', '.join(__all__)}")
 
 

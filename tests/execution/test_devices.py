@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.execution.devices import check_workers, choose_devices
+from channelwise.execution.devices import _say_once, check_workers, choose_devices
 
 CPU = torch.device("cpu")
 
@@ -17,6 +17,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    _say_once.cache_clear()
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_cuda_the_models_device_is_used_with_a_note(gpus: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert choose_devices(gpus, CPU) == [CPU]
-    assert "No CUDA device" in caplog.text
+    assert "no cuda device" in caplog.text.lower()
 
 
 @pytest.mark.usefixtures("without_cuda")

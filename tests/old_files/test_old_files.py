@@ -80,4 +80,7 @@ def test_subnets_spaces_and_their_searches(folder: Path) -> None:
         crossover_size=1, flops_step=0.01,
     )  # fmt: skip
     assert not calls
+    for subnet in [*found.values(), *subnets.values()]:
+        # What these are called is not the same in all releases.
+        del subnet["net_id"], subnet["mode"]
     assert found == subnets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Iterable
@@ -27,9 +28,11 @@ def choose_devices(gpus: object, model_device: torch.device) -> list[torch.devic
     indices = None if gpus is None else device_indices(gpus)
     available = torch.cuda.device_count()
     if not available:
-        log.info("No CUDA device here: evaluations run on %s.", model_device)
-        if indices and len(indices) > 1:
-            log.warning("gpus=%r: no CUDA device here, evaluations run one by one on %s.", gpus, model_device)
+        if indices is None:
+            log.info("No CUDA device here: evaluations run on %s.", model_device)
+        else:
+            many = " one by one" if len(indices) > 1 else ""
+            _say_once(f"gpus={gpus!r}: there is no CUDA device here. Evaluations run{many} on {model_device}.")
         return [model_device]
     if indices is None:
         if model_device.type != "cpu":
@@ -42,6 +45,11 @@ def choose_devices(gpus: object, model_device: torch.device) -> list[torch.devic
                 f"gpus={gpus!r}: there is no device {index}; this machine has {available}: {list(range(available))}."
             )
     return [torch.device("cuda", index) for index in indices]
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    log.warning("%s", text)
 
 
 def check_workers(workers: object) -> int | None:

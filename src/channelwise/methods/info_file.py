@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from typing import Literal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
+from pydantic import ValidationError
 from torch import nn
 
-from channelwise.io.record import Record, write_json
+from channelwise.errors import InvalidArgumentError, ResultsFileError
+from channelwise.inputs.check import describe
+from channelwise.io.record import Record, first_problem, write_json
 from channelwise.report import Summary
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 SIZES = (
@@ -38,7 +46,7 @@ class LayerInfo(Record):
 
 
 class Info(Record):
-    """The file that ``pruning_info_path`` asks for."""
+    """The file ``<ModelClass>_ratio_<r>_pruning_info.json``, or where ``pruning_info_path`` says."""
 
     format: Literal["channelwise-info"] = "channelwise-info"
     version: int = VERSION
@@ -50,8 +58,8 @@ class Info(Record):
     layers: dict[str, LayerInfo]
 
 
-def write_info(path: str | os.PathLike[str], dense: nn.Module, slim: nn.Module, summary: Summary) -> None:
-    """Write the sizes of all layers before and after to ``path``."""
+def pruning_info(dense: nn.Module, slim: nn.Module, summary: Summary) -> dict[str, Any]:
+    """The sizes of all layers before and after, as plain data."""
     after = dict(slim.named_modules())
     layers = {}
     for name, module in dense.named_modules():
@@ -64,4 +72,28 @@ def write_info(path: str | os.PathLike[str], dense: nn.Module, slim: nn.Module, 
         }
         if sizes:
             layers[name] = LayerInfo(type=type(module).__name__, sizes=sizes)
-    write_json(path, Info(**summary.figures(), layers=layers))
+    return Info(**summary.figures(), layers=layers).model_dump()
+
+
+def write_info(path: str | os.PathLike[str], info: Mapping[str, Any]) -> None:
+    """Write what `pruning_info` made to ``path``.
+
+    Raises:
+        InvalidArgumentError: ``info`` is something else.
+        ResultsFileError: it cannot be written.
+    """
+    try:
+        record = Info.model_validate(info)
+    except ValidationError as error:
+        raise InvalidArgumentError(
+            f"pruning_info must be model._pruning_info of a pruned model, not {describe(info)}: {first_problem(error)}."
+        ) from error
+    write_json(path, record)
+
+
+def write_unasked(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file that the user did not ask for: where that is not possible, the pruned model is no worse."""
+    try:
+        write(path)
+    except ResultsFileError as error:
+        log.warning("%s The pruned model is complete without it.", error)

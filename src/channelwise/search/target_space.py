@@ -55,7 +55,7 @@ class TargetSpace:
         _check_targets(targets, known)
         self.structure = structure
         self.widths = widths
-        self._words = words
+        self.words = words
         self.targets = {name: float(share) for name, share in targets.items()}
         self.names = model.names
         self._index = np.flatnonzero(widths.free)
@@ -162,7 +162,7 @@ class TargetSpace:
                 )
             if not low * (1 - TOLERANCE) <= target <= high * (1 + TOLERANCE):
                 raise UnreachableTargetError(
-                    f"{self._words({name: target})} cannot be reached: candidates keep {low:.4f} to {high:.4f} of the "
+                    f"{self.words({name: target})} cannot be reached: candidates keep {low:.4f} to {high:.4f} of the "
                     f"{unit}, which is to remove {1 - high:.4f} to {1 - low:.4f}. Ask for a share in this range, "
                     "exclude fewer layers, or lower channel_divisible."
                 )
@@ -177,7 +177,7 @@ class TargetSpace:
         low, high = self._range_of_second()
         if not low * (1 - TOLERANCE) <= self.targets[second] <= high * (1 + TOLERANCE):
             raise UnreachableTargetError(
-                f"{self._words(self.targets)} cannot be met together: candidates that keep {self.targets[first]:g} of "
+                f"{self.words(self.targets)} cannot be met together: candidates that keep {self.targets[first]:g} of "
                 f"the {_NAMES.get(first, first)} keep about {low:.3f} to {high:.3f} of the "
                 f"{_NAMES.get(second, second)}, which is to remove {1 - high:.3f} to {1 - low:.3f}. Ask for a share in "
                 "this range."

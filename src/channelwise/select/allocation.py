@@ -9,7 +9,7 @@ import numpy as np
 
 from channelwise.cost import cost_model
 from channelwise.errors import InvalidArgumentError
-from channelwise.select.budget import check_reachable, check_share, full_cost, settle
+from channelwise.select.budget import Words, check_reachable, check_share, full_cost, settle
 from channelwise.select.widths import Widths, allowed_widths, part_count
 from channelwise.structure import Group, Structure
 
@@ -26,6 +26,7 @@ def global_counts(
     comparable: bool = False,
     *,
     dead: Mapping[str, np.ndarray] | None = None,
+    words: Words | None = None,
 ) -> dict[str, int]:
     """Kept counts for a budget, from one order of all channels by importance per cost.
 
@@ -53,7 +54,7 @@ def global_counts(
         for group, free in zip(structure.groups, widths.free.tolist(), strict=True)
     ]
     counts = _descend(structure, worth, target, cost, widths)
-    return settle(structure, counts, target, cost, widths, exact=False)
+    return settle(structure, counts, target, cost, widths, exact=False, words=words)
 
 
 def _worth(group: Group, scores: Mapping[str, np.ndarray], dead: np.ndarray | None, comparable: bool) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -111,6 +112,21 @@ def map_state(state: Mapping[str, Any], cuts: Cuts, change: Any) -> dict[str, An
     metadata = getattr(state, "_metadata", None)
     if metadata is not None:
         result._metadata = copy.deepcopy(metadata)  # type: ignore[attr-defined]
+    return result
+
+
+def placed(state: dict[str, Any], destination: Any, prefix: str) -> Any:
+    """A state dict put into ``destination``, its keys with ``prefix``, as `torch.nn.Module.state_dict` does."""
+    if destination is None and not prefix:
+        return state
+    result: Any = OrderedDict() if destination is None else destination
+    result.update((prefix + key, value) for key, value in state.items())
+    metadata = getattr(state, "_metadata", None)
+    if metadata is not None:
+        known = getattr(result, "_metadata", None)
+        if known is None:
+            known = result._metadata = OrderedDict()
+        known.update((f"{prefix}{path}" if path else prefix[:-1], entry) for path, entry in metadata.items())
     return result
 
 

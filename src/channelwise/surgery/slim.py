@@ -14,7 +14,7 @@ from channelwise.structure import Structure
 from channelwise.surgery.attributes import fix_attributes, resized_modules
 from channelwise.surgery.clone import Companion, clone_module, like_parameter, stand_in
 from channelwise.surgery.cuts import Cut, Cuts, cut_tensors
-from channelwise.surgery.slicing import NUMBERS, check_shape, map_state, scatter, take, tensors_of
+from channelwise.surgery.slicing import NUMBERS, check_shape, map_state, placed, scatter, take, tensors_of
 
 
 def slim_model(
@@ -106,14 +106,17 @@ def _spread(slim_state: Mapping[str, Any], cuts: Cuts, like: Mapping[str, Any] |
 
 
 class SparseStateDict(Companion):
-    """``slim.sparse_state_dict()``: the slim model's weights in the original's shapes, zeros where channels went."""
+    """``slim.sparse_state_dict()``: the slim model's weights in the original's shapes, zeros where channels went.
+
+    The arguments mean what they mean to `torch.nn.Module.state_dict`.
+    """
 
     def __init__(self, model: nn.Module, cuts: Cuts) -> None:
         self.model = model
         self.cuts = cuts
 
-    def __call__(self) -> dict[str, Any]:
-        return _spread(self.model.state_dict(), self.cuts)
+    def __call__(self, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
+        return placed(_spread(self.model.state_dict(keep_vars=keep_vars), self.cuts), destination, prefix)
 
 
 def attach_sparse_state_dict(slim: nn.Module, structure: Structure, selection: Selection) -> nn.Module:

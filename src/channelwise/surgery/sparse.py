@@ -15,7 +15,7 @@ from channelwise.surgery.clone import GUARD, Companion, clone_module, stand_in
 from channelwise.surgery.counting_norms import count_only_kept
 from channelwise.surgery.cuts import Cuts, cut_tensors
 from channelwise.surgery.guard import SparseGuard, ZeroAfterLoading, ZeroBeforeSaving
-from channelwise.surgery.slicing import removed_mask, slim_state, tensors_of
+from channelwise.surgery.slicing import placed, removed_mask, slim_state, tensors_of
 
 Masks = Mapping[str, torch.Tensor]
 
@@ -87,6 +87,8 @@ def _masked(model: nn.Module, cuts: Cuts, masks: Masks) -> nn.Module:
 class SlimStateDict(Companion):
     """``sparse.slim_state_dict()``: the weights without the removed slots, for the slim model.
 
+    The arguments mean what they mean to `torch.nn.Module.state_dict`.
+
     Raises InvalidArgumentError if the model computed with values in removed slots: the slim model would be another.
     """
 
@@ -94,7 +96,7 @@ class SlimStateDict(Companion):
         self.model = model
         self.cuts = cuts
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
         guard: SparseGuard = self.model.__dict__[GUARD]
         guard.refuse_used_values(self.model)
-        return slim_state(self.model.state_dict(), self.cuts)
+        return placed(slim_state(self.model.state_dict(keep_vars=keep_vars), self.cuts), destination, prefix)

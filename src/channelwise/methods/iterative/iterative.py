@@ -28,7 +28,7 @@ from channelwise.methods.arguments import (
     plural,
 )
 from channelwise.methods.excluded_groups import excluded_groups
-from channelwise.methods.info_file import write_info
+from channelwise.methods.info_file import pruning_info, write_info, write_unasked
 from channelwise.methods.iterative.analysis import Analysis
 from channelwise.methods.iterative.targets import Targets
 from channelwise.methods.options import Channels, Target
@@ -113,8 +113,8 @@ class Iterative:
     ) -> nn.Module:
         """A pruned copy of the model.
 
-        Writes ``<ModelClass>_ratio_<r>.spec`` (r is the fraction of MACs removed) and prints a table of MACs and
-        parameters.
+        Writes ``<ModelClass>_ratio_<r>.spec`` (r is the fraction of MACs removed) and the sizes of all layers before
+        and after, which the model has as ``_pruning_info`` too, and prints a table of MACs and parameters.
 
         Args:
             target: Share of the original model's MACs or parameters to keep; met within 1 % unless
@@ -123,7 +123,8 @@ class Iterative:
             spec_path: A .spec file to repeat. Exactly one of these three.
             mode: "sparse": original shapes, removed channels held at zero through training, and the method
                 ``slim_state_dict()``. "slim": the smaller model, with the method ``sparse_state_dict()``.
-            pruning_info_path: Where to write the channels of every layer before and after, as JSON.
+            pruning_info_path: Where to write the sizes of all layers before and after, as JSON; by default
+                ``<ModelClass>_ratio_<r>_pruning_info.json``.
 
         Raises:
             InvalidArgumentError, ResultsFileError, NothingToPruneError.
@@ -159,12 +160,16 @@ class Iterative:
             log.warning("Nothing is removed: no group allows it under this target.")
         slim = attach_sparse_state_dict(self.graph.slim(selection), structure, selection)
         pruned = slim if mode == "slim" else self.graph.sparse(selection)
+        info = pruned.__dict__["_pruning_info"] = pruning_info(model, slim, summary)
+        asked = target.macs if target is not None else None
+        ratio = 1 - asked if asked is not None else round(summary.removal_ratio, 3)
+        place = Path(self.folder) / f"{self._name}_ratio_{ratio:g}"
         if pruning_info_path is not None:
-            write_info(pruning_info_path, model, slim, summary)
+            write_info(pruning_info_path, info)
         if spec_path is None:
-            asked = target.macs if target is not None else None
-            ratio = 1 - asked if asked is not None else round(summary.removal_ratio, 3)
-            write_spec(Path(self.folder) / f"{self._name}_ratio_{ratio:g}.spec", structure, selection, summary)
+            write_spec(place.with_name(f"{place.name}.spec"), structure, selection, summary)
+        if pruning_info_path is None:
+            write_unasked(place.with_name(f"{place.name}_pruning_info.json"), lambda path: write_info(path, info))
         if not self.quiet:
             Console().print(summary.table())
         return pruned

@@ -34,10 +34,16 @@ class FrontEvolution:
 
     def mode(self, number: int) -> Mode:
         """How the candidate of that number is made."""
-        place = (number - self.population) % max(self.mutations + self.crossovers, 1)
+        return self.place(number)[1]
+
+    def place(self, number: int) -> tuple[int, Mode, int]:
+        """Where the candidate of that number stands: its generation, how it is made, and its number among those."""
         if number < self.population:
-            return "random"
-        return "mutate" if place < self.mutations else "crossover"
+            return 0, "random", number
+        generation, child = divmod(number - self.population, max(self.mutations + self.crossovers, 1))
+        if child < self.mutations:
+            return generation + 1, "mutate", child
+        return generation + 1, "crossover", child - self.mutations
 
     def __call__(self, request: Request) -> np.ndarray:
         """The next vector (dims,)."""

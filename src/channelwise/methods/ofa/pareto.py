@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, RootModel
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
+from channelwise.inputs.check import describe
 from channelwise.io.record import Record, read_json, write_json
 from channelwise.methods.ofa.choices import Setting
 from channelwise.methods.ofa.evolution import FrontEvolution
@@ -28,6 +29,18 @@ class ParetoFile(Record):
     subnets: dict[str, dict[str, Any]] = Field(min_length=1)
 
 
+class SettingFile(Record):
+    """One setting as JSON."""
+
+    format: Literal["channelwise-setting"] = "channelwise-setting"
+    version: Literal[1] = 1
+    setting: Setting = Field(min_length=1)
+
+
+class _Bare(RootModel[Any]):
+    """Any JSON."""
+
+
 def pareto(results: SearchResults, window: WindowSpace, metric: str, step: float, strategy: Any) -> Pareto:
     """The best subnet of every bucket of ``step`` million MACs, from small to large."""
     found: Pareto = {}
@@ -35,8 +48,8 @@ def pareto(results: SearchResults, window: WindowSpace, metric: str, step: float
         values = window.values(trial.counts)
         macs = float(window.space.macs(values))
         found[bucket_name(int(buckets(macs, step)), step)] = {
-            "net_id": f"net_{trial.number}",
-            "mode": strategy.mode(trial.number) if isinstance(strategy, FrontEvolution) else "random",
+            "net_id": _net_id(trial.number, strategy),
+            "mode": "evaluate",
             metric: trial.score,
             "flops": macs / 1e6,
             "macs": macs / 1e6,
@@ -46,39 +59,72 @@ def pareto(results: SearchResults, window: WindowSpace, metric: str, step: float
     return dict(sorted(found.items(), key=lambda item: float(item[0])))
 
 
+def _net_id(number: int, strategy: Any) -> str:
+    known = isinstance(strategy, FrontEvolution)
+    generation, mode, place = strategy.place(number) if known else (0, "random", number)
+    return f"net_evo_{generation}_{mode}_{place}"
+
+
 def save_pareto(found: Any, path: str | os.PathLike[str]) -> None:
-    """Write the result of a search; whole or not at all.
+    """Write the result of a search, or one setting; whole or not at all.
 
     Raises:
-        InvalidArgumentError: ``found`` is not the result of a search.
+        InvalidArgumentError: ``found`` is neither.
         ResultsFileError: it cannot be written.
     """
+    if _is_setting(found):
+        write_json(path, SettingFile(setting=found))
+        return
     if not isinstance(found, Mapping) or not all(_is_subnet(subnet) for subnet in found.values()) or not found:
         raise InvalidArgumentError(
-            "save_subnet_config takes what run_evolutionary_search returned: subnets by MACs, each with its "
-            "subnet_setting."
+            "save_subnet_config takes what run_evolutionary_search returned (subnets by MACs, each with its "
+            f"subnet_setting) or the setting of one subnet, not {describe(found)}."
         )
     write_json(path, ParetoFile(subnets={str(name): dict(subnet) for name, subnet in found.items()}))
 
 
-def load_pareto(path: str | os.PathLike[str], space: SearchSpace | None = None) -> Pareto:
-    """Read what `save_pareto` wrote; with ``space`` only settings of this supernet are accepted.
+def load_pareto(path: str | os.PathLike[str], space: SearchSpace | None = None) -> Pareto | Setting:
+    """Read what `save_pareto` wrote, or the same as bare JSON; with ``space`` only settings of this supernet.
 
     Raises:
         ResultsFileError: no such file, damaged, of another version, or of another supernet.
     """
-    subnets = dict(read_json(path, ParetoFile).subnets)
+    content = _content(path)
+    if isinstance(content, list):
+        _check_setting(path, content, space)
+        return content
+    subnets = dict(content)
     for name, subnet in subnets.items():
         if not _is_subnet(subnet):
             raise ResultsFileError(f"{path} is damaged: the subnet {name!r} has no subnet_setting.")
-        if space is not None:
-            try:
-                space.values(subnet["subnet_setting"])
-            except InvalidArgumentError as error:
-                raise ResultsFileError(f"{path} does not fit this supernet: {error}") from error
+        _check_setting(path, subnet["subnet_setting"], space)
     return subnets
 
 
+def _content(path: str | os.PathLike[str]) -> Pareto | Setting:
+    """What the file holds, as a record of this library or bare, as other programs write it."""
+    plain = read_json(path, _Bare).root
+    written = plain.get("format") if isinstance(plain, Mapping) else None
+    if written == "channelwise-setting":
+        return read_json(path, SettingFile).setting
+    if written is not None:
+        return read_json(path, ParetoFile).subnets
+    if not _is_setting(plain) and not (isinstance(plain, Mapping) and plain):
+        raise ResultsFileError(f"{path} holds neither subnets by MACs nor a setting.")
+    return plain
+
+
+def _check_setting(path: str | os.PathLike[str], setting: Setting, space: SearchSpace | None) -> None:
+    try:
+        if space is not None:
+            space.values(setting)
+    except InvalidArgumentError as error:
+        raise ResultsFileError(f"{path} does not fit this supernet: {error}") from error
+
+
 def _is_subnet(subnet: Any) -> bool:
-    setting: Setting | Any = subnet.get("subnet_setting") if isinstance(subnet, Mapping) else None
-    return isinstance(setting, list) and bool(setting)
+    return isinstance(subnet, Mapping) and isinstance(subnet.get("subnet_setting"), list) and subnet["subnet_setting"]
+
+
+def _is_setting(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, Mapping) for entry in value)

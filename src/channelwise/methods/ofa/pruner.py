@@ -30,6 +30,8 @@ from channelwise.methods.ofa.search import search_subnets
 from channelwise.methods.ofa.search_arguments import Effort, Metric, Window, either
 from channelwise.methods.ofa.space import SearchSpace, SpaceFile
 from channelwise.methods.ofa.supernet import MARK, Supernet, bare
+from channelwise.methods.ofa.window import WindowSpace
+from channelwise.methods.other_names import other_names
 from channelwise.ranking import Criterion, get
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class OFAPruner:
         InvalidArgumentError, UnsupportedModelError, TraceError: the model cannot be traced with these inputs.
     """
 
+    @other_names(input_signature="inputs")
     def __init__(
         self,
         model: nn.Module,
@@ -137,6 +140,7 @@ class OFAPruner:
         supernet.space = supernet.built.subset(candidates)
         return supernet.space
 
+    @other_names(model="ofa_model", kind="mode")
     def sample_subnet(
         self, ofa_model: nn.Module, mode: Mode = "random", *, seed: int | None = None
     ) -> tuple[nn.Module, Setting]:
@@ -160,6 +164,40 @@ class OFAPruner:
         supernet.activate(ofa_model, values)
         return ofa_model, supernet.space.setting(values)
 
+    @other_names(model="ofa_model")
+    def sample_random_subnet(self, ofa_model: nn.Module) -> tuple[nn.Module, Setting]:
+        """``sample_subnet(ofa_model, "random")``."""
+        return self.sample_subnet(ofa_model, "random")
+
+    @other_names(model="ofa_model")
+    def sample_random_subnet_within_range(
+        self, ofa_model: nn.Module, min_macs: float, max_macs: float
+    ) -> tuple[float, Setting]:
+        """Make a random subnet of these MACs (of one sample, in millions) the one that the supernet runs, in place.
+
+        Returns:
+            Its MACs in millions, and its setting.
+
+        Raises:
+            InvalidArgumentError: not a supernet of this pruner, or no such numbers.
+            UnreachableTargetError: no subnet is in the range; with what can be reached.
+        """
+        supernet = self._supernet_of(ofa_model)
+        asked = Window(min_macs, max_macs, step=1, unit="macs")
+        window = WindowSpace(supernet.space, asked.low * 1e6, asked.high * 1e6, asked.unit)
+        values = window.project(window.encode(self._sampler.values(supernet.space, "random", None, ofa_model.training)))
+        supernet.activate(ofa_model, values)
+        return float(supernet.space.macs(values)) / 1e6, supernet.space.setting(values)
+
+    def check_dynamic_subnet_setting(self, setting: Setting) -> bool:
+        """Whether the latest supernet has a subnet with this setting; what is wrong with it is logged."""
+        try:
+            self._supernet().built.values(setting)
+        except InvalidArgumentError as error:
+            log.error("%s", error)
+            return False
+        return True
+
     def set_subnet(self, ofa_model: nn.Module, setting: Setting) -> nn.Module:
         """Make the subnet of a setting the one that the supernet runs, in place.
 
@@ -170,8 +208,13 @@ class OFAPruner:
         supernet.activate(ofa_model, supernet.built.values(setting))
         return ofa_model
 
-    def get_static_subnet(self, ofa_model: nn.Module, setting: Setting) -> tuple[nn.Module, Setting, float, float]:
+    @other_names(dynamic_subnet="ofa_model", dynamic_subnet_setting="setting")
+    def get_static_subnet(
+        self, ofa_model: nn.Module, setting: Setting | None = None
+    ) -> tuple[nn.Module, Setting, float, float]:
         """A subnet as a plain model: the user's own classes, nothing dynamic, with copies of the weights.
+
+        Without ``setting`` it is the one that the supernet runs.
 
         Its batch-norm statistics are those that the supernet has, which no subnet trained for itself: re-estimate them,
         with `channelwise.recovery.recalibrate` for example.
@@ -183,7 +226,7 @@ class OFAPruner:
             InvalidArgumentError: as in `set_subnet`.
         """
         supernet = self._supernet_of(ofa_model)
-        values = supernet.built.values(setting)
+        values = supernet.active(ofa_model) if setting is None else supernet.built.values(setting)
         static = supernet.extract(ofa_model, values)
         space = supernet.built
         return static, space.setting(values), float(space.macs(values)) / 1e6, float(space.params(values)) / 1e6
@@ -202,6 +245,7 @@ class OFAPruner:
             norm.momentum = None
             norm.training = True
 
+    @other_names(model="ofa_model")
     def run_evolutionary_search(
         self,
         ofa_model: nn.Module,
@@ -264,7 +308,8 @@ class OFAPruner:
 
         Returns:
             By MACs in millions, rounded to ``flops_step`` ("230", "240"): ``net_id``, ``mode``, the metric under its
-            own name, ``flops`` and ``macs`` and ``params`` in millions, ``subnet_setting``.
+            own name, ``flops`` and ``macs`` and ``params`` in millions, ``subnet_setting``. ``net_id`` says how the
+            subnet was found: net_evo_<generation>_<random, mutate or crossover>_<number>.
 
         Raises:
             InvalidArgumentError: an argument is wrong.
@@ -291,17 +336,17 @@ class OFAPruner:
             forced=bool(forced), quiet=self._quiet,
         )  # fmt: skip
 
-    def save_subnet_config(self, pareto: Pareto, path: str | os.PathLike[str]) -> None:
-        """Write the result of a search as JSON that people can read, whole or not at all.
+    def save_subnet_config(self, pareto: Pareto | Setting, path: str | os.PathLike[str]) -> None:
+        """Write the result of a search, or a single setting, as JSON that people can read, whole or not at all.
 
         Raises:
-            InvalidArgumentError: ``pareto`` is not such a result.
+            InvalidArgumentError: ``pareto`` is neither.
             ResultsFileError: it cannot be written.
         """
         check_path("path", path)
         save_pareto(pareto, path)
 
-    def load_subnet_config(self, path: str | os.PathLike[str]) -> Pareto:
+    def load_subnet_config(self, path: str | os.PathLike[str]) -> Any:
         """Read what `save_subnet_config` wrote. If there is a supernet, the settings have to be of it.
 
         Raises:

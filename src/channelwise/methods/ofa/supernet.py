@@ -23,6 +23,8 @@ from channelwise.surgery.slim import slim_model
 
 MARK = "_channelwise_supernet"
 """The attribute of a supernet's model that says which search space it was built with."""
+ACTIVE = "_channelwise_active"
+"""The attribute that says which subnet it runs: the values of all choices."""
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -55,6 +57,13 @@ class Supernet:
     def activate(self, model: nn.Module, values: np.ndarray) -> None:
         """Make the subnet with these values (choices,) the one that ``model`` runs, in place."""
         self._plans.activate(self.modules_of(model), values.tolist())
+        bare(model).__dict__[ACTIVE] = values.tolist()
+
+    def active(self, model: nn.Module) -> np.ndarray:
+        """The values (choices,) of the subnet that ``model`` runs."""
+        self.modules_of(model)
+        active = bare(model).__dict__.get(ACTIVE)
+        return self.built.maximum if active is None else np.array(active, int)
 
     def extract(self, model: nn.Module, values: np.ndarray, *, share_untouched: bool = False) -> nn.Module:
         """The subnet as a plain model of the user's own classes. ``model`` is not changed, whatever it runs.
@@ -106,6 +115,7 @@ class Supernet:
 
     def _made_static(self, clone: nn.Module) -> None:
         clone.__dict__.pop(MARK, None)
+        clone.__dict__.pop(ACTIVE, None)
         modules = dict(clone.named_modules())
         for plan in self._plans.modules:
             module = modules[plan.name]

@@ -22,7 +22,7 @@ from channelwise.execution.where import Where
 from channelwise.inputs.check import model_device
 from channelwise.methods.arguments import check_kinds, check_mode, check_path
 from channelwise.methods.excluded_groups import excluded_groups
-from channelwise.methods.info_file import write_info
+from channelwise.methods.info_file import pruning_info, write_info, write_unasked
 from channelwise.methods.one_step.priors import priors
 from channelwise.methods.one_step.pruned_model import (
     mention_missing_repair,
@@ -35,6 +35,7 @@ from channelwise.methods.one_step.space import candidate_space
 from channelwise.methods.options import Channels, SearchOptions, Target
 from channelwise.methods.search_loop import SearchRun
 from channelwise.methods.sensitivity import Sensitivity, SensitivityFile
+from channelwise.methods.spec_file import write_spec
 from channelwise.methods.summary import summary_of
 from channelwise.ranking import fingerprint
 from channelwise.search import SearchResults, latest, open_study, read_searches
@@ -155,6 +156,9 @@ class OneStep:
     ) -> nn.Module:
         """A pruned and repaired copy of the model, and a table of MACs and parameters.
 
+        Writes the channels that stay to ``<ModelClass>_ratio_<r>_best.spec`` (r is the fraction of MACs removed, and an
+        index stands in the place of "best") and the sizes of all layers, which the model has as ``_pruning_info``, too.
+
         Where the search re-fitted weights, they are re-fitted layer by layer now (`channelwise.recovery.compensate`),
         which is better and takes longer. ``channel_divisible`` takes the nearest candidate whose widths are such
         multiples, unscored, unless it is the default or fits the search.
@@ -164,7 +168,8 @@ class OneStep:
             index: The number of a candidate; by default the one with the best score.
             mode: "slim": the smaller model, with the method ``sparse_state_dict()``. "sparse": original shapes, removed
                 channels held at zero through training, and the method ``slim_state_dict()``.
-            pruning_info_path: Where to write the channels of every layer before and after, as JSON.
+            pruning_info_path: Where to write the sizes of all layers before and after, as JSON; by default
+                ``<ModelClass>_ratio_<r>_pruning_info.json``.
 
         Raises:
             InvalidArgumentError, ResultsFileError.
@@ -186,8 +191,18 @@ class OneStep:
         slim = repaired_slim(graph, selection, repair, refit=refit)
         pruned = slim if mode == "slim" else sparse_from_slim(graph, selection, slim)
         summary = summary_of(graph, selection, trial)
+        info = pruned.__dict__["_pruning_info"] = pruning_info(graph.model, slim, summary)
+        asked = results.key.targets.get("macs")
+        ratio = 1 - asked if asked is not None else round(summary.removal_ratio, 3)
+        place = Path(self.folder) / f"{self._name}_ratio_{ratio:g}"
+        write_unasked(
+            place.with_name(f"{place.name}_{'best' if index is None else int(index)}.spec"),
+            lambda path: write_spec(path, graph.structure, selection, summary),
+        )
         if pruning_info_path is not None:
-            write_info(pruning_info_path, graph.model, slim, summary)
+            write_info(pruning_info_path, info)
+        else:
+            write_unasked(place.with_name(f"{place.name}_pruning_info.json"), lambda path: write_info(path, info))
         if not self.quiet:
             Console().print(summary.table())
         return pruned

@@ -41,7 +41,9 @@ def priors(
         values = {
             g.name: scores(bound, g, weights) for g, free in zip(structure.groups, widths.free, strict=True) if free
         }
-        return global_counts(structure, values, share, cost, widths, comparable(bound), dead=chooser.dead)
+        return global_counts(
+            structure, values, share, cost, widths, comparable(bound), dead=chooser.dead, words=space.words
+        )
 
     proposals: dict[str, Callable[[], Counts]] = {}
     if images is not None:
@@ -51,10 +53,10 @@ def priors(
     if sensitivity is not None:
         profile = severity_profile(loss_curves(structure, sensitivity))
         proposals["the sensitivity analysis"] = lambda: solve_budget(
-            structure, share, cost, profile=profile, widths=widths
+            structure, share, cost, profile=profile, widths=widths, words=space.words
         )
     proposals["the ranking"] = lambda: by(chooser.criterion)
-    proposals["equal sparsities"] = lambda: solve_budget(structure, share, cost, widths=widths)
+    proposals["equal sparsities"] = lambda: solve_budget(structure, share, cost, widths=widths, words=space.words)
     found = []
     for name, propose in proposals.items():
         try:

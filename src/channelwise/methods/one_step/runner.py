@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
-import torch
 from torch import nn
 
 from channelwise.api import trace
@@ -20,10 +18,11 @@ from channelwise.evaluate.images import Images, images_of
 from channelwise.evaluate.repair import Repair
 from channelwise.execution.where import Where
 from channelwise.inputs.batches import ForwardFn
-from channelwise.inputs.check import model_device
 from channelwise.methods.arguments import check_path
+from channelwise.methods.info_file import write_info
 from channelwise.methods.one_step.one_step import OneStep
 from channelwise.methods.options import DIVISOR, Channels, SearchOptions, Target
+from channelwise.methods.other_names import other_names
 from channelwise.methods.removal_ratio import removal
 from channelwise.ranking import Criterion
 from channelwise.search import SearchResults
@@ -49,6 +48,7 @@ class OneStepPruningRunner:
         InvalidArgumentError, UnsupportedModelError, TraceError: the model cannot be traced with these inputs.
     """
 
+    @other_names(input_signature="inputs")
     def __init__(
         self,
         model: nn.Module,
@@ -117,9 +117,6 @@ class OneStepPruningRunner:
         method = self._method(repair, Channels(excludes, with_group_conv, channel_divisible, ranking))
         # The default means: no preference. Without such a device, or if eval_fn works on another, that one is used.
         where = Where(None if gpus is GPUS and workers is None else gpus, workers, executor)
-        if gpus is not None and executor in (None, "local") and model_device(self._graph.model).type == "cpu":
-            if not torch.cuda.device_count():
-                _say_once(f"No CUDA device is used (gpus={gpus!r}): candidates are evaluated on the CPU.")
         self._searched.append((target, method))
         try:
             method.search(target, evaluation, options=options, where=where, forced=forced)
@@ -173,6 +170,23 @@ class OneStepPruningRunner:
         target = removal(removal_ratio, params_ratio) if given else None
         return self._method(Repair(), Channels()).results(target)
 
+    def generate_pruning_info(self, filename: str | os.PathLike[str], pruning_info: Mapping[str, Any]) -> None:
+        """Write ``model._pruning_info`` of a pruned model as JSON.
+
+        Raises:
+            InvalidArgumentError: ``pruning_info`` is something else.
+            ResultsFileError: the file cannot be written.
+        """
+        check_path("filename", filename)
+        write_info(filename, pruning_info)
+
+    def transform(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not carried over: raises InvalidArgumentError that says what to use."""
+        raise InvalidArgumentError(
+            "transform is not carried over. The slim model of a spec is what "
+            "IterativePruningRunner(model, inputs).prune(spec_path=..., mode='slim') returns."
+        )
+
     def ana(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not of this method: raises InvalidArgumentError that says where it belongs."""
         raise InvalidArgumentError(
@@ -191,8 +205,3 @@ class OneStepPruningRunner:
         images = images_of(loader, batches, forward_fn)
         self._images += [] if images is None else [images]
         return images
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    log.warning(message)
