@@ -466,10 +466,13 @@ def test_other_files_are_refused_with_the_way_out(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ResultsFileError, match="there is no file"):
+    with pytest.raises(ResultsFileError, match="There is no file"):
         load(ConvNet(), tmp_path / "nothing.safetensors")
-    with pytest.raises(ResultsFileError, match=str(tmp_path)):
-        load(ConvNet(), tmp_path)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (tmp_path, pipe):
+        with pytest.raises(ResultsFileError, match=f"{path} is a folder, a device or a pipe"):
+            load(ConvNet(), path)
 
 
 def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from channelwise.errors import ResultsFileError
@@ -26,7 +27,13 @@ def writing(path: Path) -> Iterator[None]:
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:
     """Write ``content`` to ``path``, which is on the disk when this returns; its folder is made if it is not there."""
-    path = Path(path)
+    with replacing(Path(path)) as file:
+        write_all(file, content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[FileIO]:
+    """An empty file beside ``path``, to write to; if the block ends well, it is forced to the disk and put there."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     with writing(path):
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -37,7 +44,7 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
         file = hold(temporary)
         assert file is not None
         try:
-            write_all(file, content)
+            yield file
             os.fsync(file.fileno())
             if sys.platform == "win32":  # where an open file cannot be renamed
                 release(file, temporary, delete=False)

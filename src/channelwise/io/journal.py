@@ -14,6 +14,7 @@ from typing import Any
 from channelwise.errors import ResultsFileError
 from channelwise.io.atomic import write, writing
 from channelwise.io.held import write_all
+from channelwise.io.reading import read
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +58,7 @@ class Journal:
 
     def read(self) -> list[tuple[int, dict[str, Any]]]:
         """All records with their line numbers (from 1)."""
-        try:
-            lines = self.path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise ResultsFileError(f"Cannot read {self.path}: {error.strerror or error}.") from error
+        lines = read(self.path).split(b"\n")
         if lines.pop():
             log.warning("%s: dropped line %d, cut short when a run was killed.", self.path, len(lines) + 1)
         return [(number, self._parse(number, line)) for number, line in enumerate(lines, start=1)]

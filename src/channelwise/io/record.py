@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from channelwise.errors import ResultsFileError
 from channelwise.io.atomic import write
+from channelwise.io.reading import read
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -29,13 +30,12 @@ def read_json(path: str | os.PathLike[str], kind: type[Model]) -> Model:
     """Read a record written by :func:`write_json`, or by hand; a ResultsFileError names what is wrong with it."""
     path = Path(path)
     try:
-        return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ResultsFileError(f"There is no file {path}.") from error
-    except OSError as error:
-        raise ResultsFileError(f"Cannot read {path}: {error.strerror or error}.") from error
+        return kind.model_validate_json(read(path))
     except ValidationError as error:
-        raise ResultsFileError(f"{path} is damaged or not a {kind.__name__} file: {first_problem(error)}.") from error
+        raise ResultsFileError(
+            f"{path} is damaged or not a {kind.__name__} file: {first_problem(error)}. Restore it, or have it "
+            "written anew."
+        ) from error
 
 
 def first_problem(error: ValidationError) -> str:

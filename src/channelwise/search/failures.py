@@ -10,9 +10,11 @@ from pathlib import Path
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from channelwise.errors import ResultsFileError
+from channelwise.errors import ChannelwiseError, ResultsFileError
 
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, sqlite3.Error, OSError)
+UNREADABLE = (LookupError, TypeError, ValueError)
+"""What Optuna raises on values that it did not write, as from a file that was edited or damaged."""
 
 
 class UnusableFileError(ResultsFileError):
@@ -24,9 +26,13 @@ def storage_errors(where: str, path: Path | None = None) -> Iterator[None]:
     """Turn errors of Optuna, the database and its driver into a ResultsFileError. ``path``: the file, if it is one."""
     try:
         yield
+    except ChannelwiseError:
+        raise
+    except UNREADABLE as error:
+        raise damaged(path or where, f"{type(error).__name__}: {error}") from error
     except STORAGE_ERRORS as error:
         cause = _root(error)
-        if isinstance(cause, sqlite3.DatabaseError) and not isinstance(cause, sqlite3.OperationalError):
+        if isinstance(cause, sqlite3.DatabaseError) and not _passes(cause):
             raise damaged(path or where, str(cause)) from error
         verb = "Cannot use" if path is not None else "Cannot reach"
         raise ResultsFileError(
@@ -39,6 +45,13 @@ def damaged(path: object, why: str) -> UnusableFileError:
     return UnusableFileError(
         f"{path} is damaged or not a file of searches ({why}). Restore it, or begin anew with forced=True (the file is "
         "then kept as .bak)."
+    )
+
+
+def _passes(cause: sqlite3.DatabaseError) -> bool:
+    """Whether it has to do with the moment (busy, disk full, no permission), not with what the file holds."""
+    return isinstance(cause, sqlite3.OperationalError) and not any(
+        text in str(cause) for text in ("no such ", "no column ", "malformed")
     )
 
 

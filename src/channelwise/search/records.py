@@ -16,6 +16,7 @@ from channelwise.io.process import Process
 from channelwise.io.record import Record, first_problem
 from channelwise.search.failures import UnusableFileError
 from channelwise.search.results import Direction, Key, State, Trial
+from channelwise.select.widths import is_number
 
 VERSION = 1
 ATTRIBUTE = "channelwise"
@@ -118,7 +119,8 @@ def read_trial(trial: FrozenTrial, sizes: Mapping[str, int] | None, where: str) 
         counts.keys() != sizes.keys() or any(not 1 <= n <= sizes[name] for name, n in counts.items())
     ):
         raise _damaged(where, f"candidate {trial.number} does not fit the groups of the network")
-    if state == "complete" and not np.isfinite(trial.value if trial.value is not None else np.nan):
+    value = trial.value
+    if state == "complete" and (value is None or not is_number(value) or not np.isfinite(value)):
         raise _damaged(where, f"candidate {trial.number} has no finite score")
     return Trial(
         number=trial.number,

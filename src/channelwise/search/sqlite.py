@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from channelwise.io.atomic import writing
+from channelwise.errors import ResultsFileError
+from channelwise.io.atomic import replacing, writing
 from channelwise.search.failures import damaged, storage_errors
 
 BUSY_SECONDS = 60
@@ -48,12 +49,17 @@ def engine_options(path: Path, *, query: bool, read_only: bool) -> dict[str, Any
 
 def check_is_sqlite(path: Path) -> None:
     """Raise ResultsFileError for a file that is no SQLite database or is damaged."""
-    if not path.exists() or path.stat().st_size == 0:
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ResultsFileError(f"{path} is no file but a folder or a device. Move it away, or use another folder.")
+    if path.stat().st_size == 0:
         return
     with storage_errors(str(path), path), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise damaged(path, found)
+        lost = connection.execute("PRAGMA foreign_key_check").fetchone()
+    if found != "ok" or lost is not None:
+        raise damaged(path, found.splitlines()[-1] if found != "ok" else f"rows of {lost[0]} belong to nothing")
 
 
 def in_read_only_folder(path: Path) -> bool:
@@ -88,14 +94,10 @@ def set_aside(path: Path) -> None:
 
 def back_up(path: Path) -> None:
     """Keep a copy of the file as .bak; an older one is replaced once the copy is complete."""
-    aside = path.with_name(path.name + ".bak")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with (
-        writing(aside),
+        replacing(path.with_name(path.name + ".bak")) as file,
         storage_errors(str(path), path),
         closing(sqlite3.connect(path)) as source,
-        closing(sqlite3.connect(temporary)) as copy,
+        closing(sqlite3.connect(file.name)) as copy,
     ):
         source.backup(copy)
-    with writing(aside):
-        os.replace(temporary, aside)

@@ -76,6 +76,12 @@ class Storage:
                 connection.execute(_PARAMETERS.insert(), rows)
         return number
 
+    def read_everything(self) -> None:
+        """Raise ResultsFileError if something in the storage cannot be read."""
+        with self.errors():
+            for study in self.optuna.get_all_studies():
+                self.optuna.get_all_trials(self.optuna.get_study_id_from_name(study.study_name), deepcopy=False)
+
     def sync(self) -> None:
         """Force what was committed to the disk, once a second: the rest is with the operating system already.
 
@@ -148,6 +154,7 @@ def _set_aside_unusable(url: URL, path: Path, check: Callable[[Storage], None] |
         with _connected(url, path) as storage:
             if check is not None:
                 check(storage)
+            storage.read_everything()
     except UnusableFileError as error:
         log.warning("%s The old file is now %s.bak.", error, path.name)
         sqlite.set_aside(path)
@@ -191,7 +198,10 @@ def _connected(url: URL, path: Path | None, *, copy: Path | None = None) -> Iter
                 "postgresql:// or pymysql for mysql+pymysql://."
             ) from error
         except RuntimeError as error:
-            raise UnusableFileError(f"{shown} was made by another version of Optuna: {error}") from error
+            raise UnusableFileError(
+                f"{shown} was made by another version of Optuna ({error}). Use that version, or begin anew with "
+                "forced=True."
+            ) from error
     try:
         yield Storage(shown, database, path)
     finally:

@@ -20,6 +20,7 @@ from torch import nn
 from channelwise.errors import InvalidArgumentError, ResultsFileError, UnsupportedModelError
 from channelwise.inputs.check import describe
 from channelwise.io.atomic import write
+from channelwise.io.reading import check_readable
 from channelwise.io.record import Record, first_problem
 from channelwise.surgery.attributes import fixer_of, followed_numbers
 from channelwise.tensors import named_tensors
@@ -92,6 +93,7 @@ def read_slim_file(path: Path) -> tuple[SlimFileHeader, dict[str, torch.Tensor]]
         f"{path} was not written by channelwise.save; for a state dict in another file pass the loaded dict itself "
         "(torch.load(path, weights_only=True) or safetensors.torch.load_file(path))"
     )
+    check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -99,8 +101,6 @@ def read_slim_file(path: Path) -> tuple[SlimFileHeader, dict[str, torch.Tensor]]
                 raise ResultsFileError(foreign)
             header = _parse(path, metadata[_HEADER])
             tensors = {name: _tensor(path, file, name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except FileNotFoundError as error:
-        raise ResultsFileError(f"there is no file {path}") from error
     except OSError as error:
         raise ResultsFileError(f"cannot read {path}: {error.strerror or error}") from error
     except SafetensorError as error:

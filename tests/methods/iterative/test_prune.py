@@ -434,6 +434,8 @@ def test_prune_after_an_unfinished_ana_says_to_go_on(runner: IterativePruningRun
         ({"threshold": -0.1}, "larger than 0"),
         ({"threshold": "a"}, "must be a number"),
         ({"spec_path": 3}, "spec_path=3: must be a path"),
+        ({"spec_path": ""}, "spec_path=.*: must be a path"),
+        ({"removal_ratio": 0.5, "pruning_info_path": ""}, "pruning_info_path=.*: must be a path"),
         ({"removal_ratio": 0.5, "mode": "Slim"}, "mode='Slim': must be 'sparse' .* or 'slim'"),
         ({"removal_ratio": 0.5, "pruning_info_path": 3}, "pruning_info_path=3"),
         ({"removal_ratio": 0.5, "channel_divisible": 0}, "channel_divisible .*at least 1"),
