@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,3 +37,16 @@ def test_a_spec_of_another_network_says_what_differs(
     assert read_spec(path, structure).groups["net.0.conv"].kept == [0, 1, 2]
     with pytest.raises(ResultsFileError, match=rf"Net.spec is of another network .of class Net.: {difference}"):
         read_spec(path, other())
+
+
+def test_a_channel_that_was_changed_is_told_and_an_edit_on_purpose_is_taken(tmp_path: Path) -> None:
+    structure, path = chain([8, 12]), tmp_path / "Net.spec"
+    write_spec(path, structure, Selection({"net.0.conv": np.arange(3), "net.1.conv": np.arange(5)}), SUMMARY)
+    spec = json.loads(path.read_text())
+    spec["groups"]["net.0.conv"]["kept"] = [0, 1, 5]
+    path.write_text(json.dumps(spec))
+    with pytest.raises(ResultsFileError, match=r"Net.spec: group 'net.0.conv' was edited or damaged.*remove .*'check'"):
+        read_spec(path, structure)
+    del spec["groups"]["net.0.conv"]["check"]
+    path.write_text(json.dumps(spec))
+    assert read_spec(path, structure).groups["net.0.conv"].kept == [0, 1, 5]

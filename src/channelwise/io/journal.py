@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import time
-import zlib
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from channelwise.errors import ResultsFileError
 from channelwise.io.atomic import write, writing
 from channelwise.io.held import write_all
 from channelwise.io.reading import read
+from channelwise.io.record import checksum
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Journal:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        if not isinstance(record, dict) or record.pop("check", None) != _checksum(record):
+        if not isinstance(record, dict) or record.pop("check", None) != checksum(record):
             raise self.damaged(number, "it was edited or damaged")
         return record
 
@@ -79,12 +79,8 @@ class Journal:
         )
 
 
-def _checksum(record: dict[str, Any]) -> str:
-    return f"{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"
-
-
 def _line(record: dict[str, Any]) -> bytes:
-    return (json.dumps({**record, "check": _checksum(record)}) + "\n").encode()
+    return (json.dumps({**record, "check": checksum(record)}) + "\n").encode()
 
 
 def _whole_lines(file: FileIO) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import zlib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -36,6 +38,11 @@ def read_json(path: str | os.PathLike[str], kind: type[Model]) -> Model:
             f"{path} is damaged or not a {kind.__name__} file: {first_problem(error)}. Restore it, or have it "
             "written anew."
         ) from error
+
+
+def checksum(content: Any) -> str:
+    """Of plain JSON, whatever the order of its keys; tells damage, not intent."""
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 
 def first_problem(error: ValidationError) -> str:

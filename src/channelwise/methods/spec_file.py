@@ -11,21 +11,25 @@ from pydantic import BaseModel
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
 from channelwise.io.atomic import writing
-from channelwise.io.record import Record, read_json, write_json
+from channelwise.io.record import Record, checksum, read_json, write_json
 from channelwise.report import Summary
 from channelwise.selection import Selection
 from channelwise.structure import Structure
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 
 
 class GroupSpec(Record):
-    """One group: the share of its channels that is removed, and which stay. Without ``kept`` they are chosen anew."""
+    """One group: the share of its channels that is removed, and which stay. Without ``kept`` they are chosen anew.
+
+    ``check``: a checksum of both, which tells damage; specs written by hand and by version 1 have none.
+    """
 
     sparsity: float
     kept: list[int] | None = None
+    check: str | None = None
 
 
 class Spec(Record):
@@ -57,12 +61,15 @@ def write_spec(path: Path, structure: Structure, selection: Selection, summary: 
         digest=structure.digest(),
         removal_ratio=summary.removal_ratio,
         groups={
-            name: GroupSpec(sparsity=1 - len(kept) / sizes[name], kept=kept.tolist())
-            for name, kept in selection.kept.items()
+            name: _group(name, 1 - len(kept) / sizes[name], kept.tolist()) for name, kept in selection.kept.items()
         },
     )
     _move_foreign(path, spec.digest)
     write_json(path, spec)
+
+
+def _group(name: str, sparsity: float, kept: list[int]) -> GroupSpec:
+    return GroupSpec(sparsity=sparsity, kept=kept, check=checksum([name, sparsity, kept]))
 
 
 def read_spec(path: str | os.PathLike[str], structure: Structure) -> Spec:
@@ -88,6 +95,11 @@ def read_spec(path: str | os.PathLike[str], structure: Structure) -> Spec:
             raise ResultsFileError(f"{path}: the network has no group {name!r}.")
         if not 0 <= group.sparsity < 1:
             raise ResultsFileError(f"{path}: the sparsity {group.sparsity} of group {name!r} is not in [0, 1).")
+        if group.check is not None and group.check != checksum([name, group.sparsity, group.kept]):
+            raise ResultsFileError(
+                f"{path}: group {name!r} was edited or damaged. Restore the file; if it was edited on purpose, remove "
+                "the group's 'check'."
+            )
         if group.kept is not None and abs(1 - len(group.kept) / sizes[name] - group.sparsity) > 1e-6:
             raise ResultsFileError(
                 f"{path}: group {name!r} has the sparsity {group.sparsity} but keeps {len(group.kept)} of "

@@ -103,16 +103,16 @@ def _study(place: Storage, key: Key, header: Header, forced: bool) -> int:
             if read_header(name, found[name].user_attrs, place.where) is not None:
                 return study_id
         else:
-            _tell_of_others([study.user_attrs for study in found.values()], header, place)
+            _tell_of_others({name: study.user_attrs for name, study in found.items()}, header, place)
             study_id = _created(place, name, key)
         place.optuna.set_study_user_attr(study_id, ATTRIBUTE, header.model_dump(mode="json"))
     return study_id
 
 
-def _tell_of_others(attributes: Sequence[Mapping[str, Any]], header: Header, place: Storage) -> None:
-    """Say why an earlier search for the same target is not continued."""
-    for plain in attributes:
-        other = read_header("", plain, place.where)
+def _tell_of_others(studies: Mapping[str, Mapping[str, Any]], header: Header, place: Storage) -> None:
+    """Say why an earlier search for the same target is not continued; ``studies``: their attributes by name."""
+    for study, plain in studies.items():
+        other = read_header(study, plain, place.where)
         if other is None or (other.digest, other.targets) != (header.digest, header.targets):
             continue
         names = sorted(other.options.keys() | header.options.keys())

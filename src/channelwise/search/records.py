@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
 from channelwise.io.process import Process
-from channelwise.io.record import Record, first_problem
+from channelwise.io.record import Record, checksum, first_problem
 from channelwise.search.failures import UnusableFileError
 from channelwise.search.results import Direction, Key, State, Trial
 from channelwise.select.widths import is_number
@@ -53,11 +53,22 @@ class _Candidate(Record):
     notes: dict[str, Any] = Field(default_factory=dict)
 
 
+class _Told(Record):
+    """What is added when a trial has ended. ``check``: of all that is stored of it, as SQLite checks no values."""
+
+    seconds: float | None = None
+    check: str
+
+
 class _Attributes(Record):
-    """The attributes of a trial. All of the candidate is one attribute: writing one takes a millisecond or two."""
+    """The attributes of a trial. What belongs together is one attribute: writing one takes a millisecond or two.
+
+    ``seconds`` is where earlier versions had it.
+    """
 
     candidate: _Candidate
     owner: Process | None = None
+    told: _Told | None = None
     seconds: float | None = None
     error: str | None = None
 
@@ -85,9 +96,12 @@ def read_header(study: str, attributes: Mapping[str, Any], where: str) -> Header
             "or use another folder."
         )
     try:
-        return Header.model_validate(plain)
+        header = Header.model_validate(plain)
     except ValidationError as error:
         raise _damaged(where, f"study {study!r}: {first_problem(error)}") from error
+    if study != study_name(header.key()):
+        raise _damaged(where, f"study {study!r} is not the one that it says it is")
+    return header
 
 
 def new_trial(trial: Trial, owner: Process | None) -> FrozenTrial:
@@ -98,6 +112,20 @@ def new_trial(trial: Trial, owner: Process | None) -> FrozenTrial:
         state=TrialState.RUNNING,
         user_attrs=attributes.model_dump(mode="json", exclude_none=True),
     )
+
+
+def told(trial: Trial) -> dict[str, dict[str, Any] | str]:
+    """The attributes to add to a trial that has ended, by name."""
+    added: dict[str, dict[str, Any] | str] = {"told": _Told(seconds=trial.seconds, check=_check(trial)).model_dump()}
+    return added if trial.error is None else {**added, "error": trial.error}
+
+
+def _check(trial: Trial) -> str:
+    plain = [
+        trial.number, trial.state, dict(trial.counts), trial.score, dict(trial.shares), dict(trial.notes),
+        trial.seconds, trial.error,
+    ]  # fmt: skip
+    return checksum(plain)
 
 
 def read_trial(trial: FrozenTrial, sizes: Mapping[str, int] | None, where: str) -> Trial | None:
@@ -122,17 +150,20 @@ def read_trial(trial: FrozenTrial, sizes: Mapping[str, int] | None, where: str) 
     value = trial.value
     if state == "complete" and (value is None or not is_number(value) or not np.isfinite(value)):
         raise _damaged(where, f"candidate {trial.number} has no finite score")
-    return Trial(
+    found = Trial(
         number=trial.number,
         state=state,
         counts=counts,
         score=trial.value if state == "complete" else None,
-        seconds=attributes.seconds,
+        seconds=attributes.seconds if attributes.told is None else attributes.told.seconds,
         error=attributes.error,
         shares=attributes.candidate.shares,
         notes=attributes.candidate.notes,
         owner=attributes.owner,
     )
+    if state != "running" and attributes.told is not None and attributes.told.check != _check(found):
+        raise _damaged(where, f"what is stored of candidate {trial.number} is not what was written")
+    return found
 
 
 def _damaged(where: str, why: str) -> UnusableFileError:

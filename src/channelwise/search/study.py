@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from channelwise.errors import InvalidArgumentError
 from channelwise.io.process import Process, this_process
 from channelwise.search.proposal import new_counts
-from channelwise.search.records import new_trial, read_trial
+from channelwise.search.records import new_trial, read_trial, told
 from channelwise.search.results import Key, SearchResults, State, Trial
 from channelwise.search.signs import BEAT_SECONDS, Signs
 from channelwise.search.space import Space
@@ -132,13 +132,15 @@ class SearchStudy:
             raise InvalidArgumentError("Tell either the score of a candidate or the error that it ended with.")
         if score is not None and not (is_number(score) and np.isfinite(score)):
             raise InvalidArgumentError(f"The score of candidate {number} must be a finite number, not {score!r}.")
+        state: State = "failed" if score is None else "complete"
+        score = None if score is None else float(score)
+        ended = replace(trial, state=state, score=score, seconds=seconds, error=error)
         storage = self._storage.optuna
         with self._storage.errors():
             trial_id = self._trial_id(number)
             try:
-                for name, value in (("seconds", seconds), ("error", error)):
-                    if value is not None:
-                        storage.set_trial_user_attr(trial_id, name, value)
+                for name, value in told(ended).items():
+                    storage.set_trial_user_attr(trial_id, name, value)
                 if score is None:
                     storage.set_trial_state_values(trial_id, TrialState.FAIL)
                 else:
@@ -149,9 +151,7 @@ class SearchStudy:
                 return
             self._storage.sync()
         self._mine.discard(number)
-        state: State = "failed" if score is None else "complete"
-        score = None if score is None else float(score)
-        self._trials.keep(replace(trial, state=state, score=score, seconds=seconds, error=error))
+        self._trials.keep(ended)
 
     def left_by_others(self) -> bool:
         """Whether there are candidates to ask for that other processes had begun.

@@ -191,6 +191,20 @@ class TestFiles:
         with pytest.raises(ResultsFileError, match=r"front\.json"):
             pruner.load_subnet_config(tmp_path / "front.json")
 
+    def test_a_changed_value_is_told_and_an_edit_on_purpose_is_taken(
+        self, pruner: OFAPruner, supernet: nn.Module, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "front.json"
+        pruner.save_subnet_config(search(pruner, supernet), path)
+        file = json.loads(path.read_text())
+        next(iter(file["subnets"].values()))["acc1"] += 1
+        path.write_text(json.dumps(file))
+        with pytest.raises(ResultsFileError, match=r"front\.json was edited or damaged.*remove its 'check'"):
+            pruner.load_subnet_config(path)
+        del file["check"]
+        path.write_text(json.dumps(file))
+        assert pruner.load_subnet_config(path) == file["subnets"]
+
     @pytest.mark.parametrize("wrong", [None, {}, {"230": 1}, {"230": {"acc1": 1.0}}])
     def test_only_results_are_saved(self, pruner: OFAPruner, tmp_path: Path, wrong: Any) -> None:
         with pytest.raises(InvalidArgumentError, match="run_evolutionary_search"):

@@ -250,7 +250,7 @@ def test_damaged_candidate_is_refused(runner: Runner, tmp_path: Path) -> None:
             (notes,),
         )
         assert changed.rowcount == 2
-    with pytest.raises(ResultsFileError, match=r"Wide\.search is damaged.*6 bytes for 16 channels"):
+    with pytest.raises(ResultsFileError, match=r"Wide\.search is damaged: what is stored of candidate 0"):
         runner().prune()
 
 

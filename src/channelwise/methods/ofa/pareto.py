@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, RootModel
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
 from channelwise.inputs.check import describe
-from channelwise.io.record import Record, read_json, write_json
+from channelwise.io.record import Record, checksum, read_json, write_json
 from channelwise.methods.ofa.choices import Setting
 from channelwise.methods.ofa.evolution import FrontEvolution
 from channelwise.methods.ofa.space import SearchSpace
 from channelwise.methods.ofa.window import WindowSpace, bucket_name, buckets
 from channelwise.search import SearchResults
 
+Content = TypeVar("Content")
 Pareto = dict[str, dict[str, Any]]
 """By MACs in millions, rounded ("230"): net_id, mode, the metric, flops, macs and params (millions), subnet_setting."""
 
@@ -27,6 +28,7 @@ class ParetoFile(Record):
     format: Literal["channelwise-subnets"] = "channelwise-subnets"
     version: Literal[1] = 1
     subnets: dict[str, dict[str, Any]] = Field(min_length=1)
+    check: str | None = None
 
 
 class SettingFile(Record):
@@ -35,6 +37,7 @@ class SettingFile(Record):
     format: Literal["channelwise-setting"] = "channelwise-setting"
     version: Literal[1] = 1
     setting: Setting = Field(min_length=1)
+    check: str | None = None
 
 
 class _Bare(RootModel[Any]):
@@ -73,14 +76,15 @@ def save_pareto(found: Any, path: str | os.PathLike[str]) -> None:
         ResultsFileError: it cannot be written.
     """
     if _is_setting(found):
-        write_json(path, SettingFile(setting=found))
+        write_json(path, SettingFile(setting=found, check=checksum(found)))
         return
     if not isinstance(found, Mapping) or not all(_is_subnet(subnet) for subnet in found.values()) or not found:
         raise InvalidArgumentError(
             "save_subnet_config takes what run_evolutionary_search returned (subnets by MACs, each with its "
             f"subnet_setting) or the setting of one subnet, not {describe(found)}."
         )
-    write_json(path, ParetoFile(subnets={str(name): dict(subnet) for name, subnet in found.items()}))
+    subnets = {str(name): dict(subnet) for name, subnet in found.items()}
+    write_json(path, ParetoFile(subnets=subnets, check=checksum(subnets)))
 
 
 def load_pareto(path: str | os.PathLike[str], space: SearchSpace | None = None) -> Pareto | Setting:
@@ -106,12 +110,23 @@ def _content(path: str | os.PathLike[str]) -> Pareto | Setting:
     plain = read_json(path, _Bare).root
     written = plain.get("format") if isinstance(plain, Mapping) else None
     if written == "channelwise-setting":
-        return read_json(path, SettingFile).setting
+        setting = read_json(path, SettingFile)
+        return _checked(path, setting.setting, setting.check)
     if written is not None:
-        return read_json(path, ParetoFile).subnets
+        subnets = read_json(path, ParetoFile)
+        return _checked(path, subnets.subnets, subnets.check)
     if not _is_setting(plain) and not (isinstance(plain, Mapping) and plain):
         raise ResultsFileError(f"{path} holds neither subnets by MACs nor a setting.")
     return plain
+
+
+def _checked(path: str | os.PathLike[str], content: Content, check: str | None) -> Content:
+    if check is not None and check != checksum(content):
+        raise ResultsFileError(
+            f"{path} was edited or damaged: another checksum. Restore it or save it anew; if it was edited on purpose, "
+            "remove its 'check'."
+        )
+    return content
 
 
 def _check_setting(path: str | os.PathLike[str], setting: Setting, space: SearchSpace | None) -> None:
