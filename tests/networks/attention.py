@@ -412,3 +412,105 @@ class OneHeadThenTwo(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stages(x))
+
+
+class GroupedQueries(nn.Module):
+    """Every head of keys and values serves several heads of queries, which go with it."""
+
+    heads, kv = 6, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_dim = self.heads, self.kv, 4
+        self.q, self.proj = nn.Linear(12, self.heads * 4), nn.Linear(self.heads * 4, 12)
+        self.k, self.v = nn.Linear(12, self.kv * 4), nn.Linear(12, self.kv * 4)
+        self.embed, self.head = nn.Linear(8, 12), nn.Linear(12, 4)
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        n, t, _ = x.shape
+        q = self.q(x).view(n, t, self.num_heads, self.head_dim)
+        k, v = (y.view(n, t, self.num_kv_heads, self.head_dim) for y in (self.k(x), self.v(x)))
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q @ k.transpose(-2, -1) * 0.5).softmax(-1) @ v
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        return self.head(x + self.proj(self.attend(*self.split(x)).transpose(1, 2).flatten(2)))
+
+
+@network("attention", shapes=TOKENS)
+class GroupedQueriesFused(GroupedQueries):
+    """The fused function repeats heads by itself."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+
+@network("attention", shapes=TOKENS)
+class GroupedQueriesUnflattened(GroupedQueriesFused):
+    """The number of heads is what is left over."""
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        q, k, v = (y(x).unflatten(2, (-1, 4)).transpose(1, 2) for y in (self.q, self.k, self.v))
+        return q, k, v
+
+
+@network("attention", shapes=TOKENS)
+class GroupedQueriesRepeated(GroupedQueries):
+    """Heads of keys and values are repeated by a quotient."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        times = self.num_heads // self.num_kv_heads
+        return GroupedQueries.attend(self, q, k.repeat_interleave(times, 1), v.repeat_interleave(times, 1))
+
+
+@network("attention", shapes=TOKENS)
+class GroupedQueriesExpanded(GroupedQueries):
+    """As in Hugging Face's models: expanded by a number in an attribute, then merged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_key_value_groups = self.num_heads // self.num_kv_heads
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def repeated(x: Tensor) -> Tensor:
+            n, heads, t, width = x.shape
+            x = x[:, :, None].expand(n, heads, self.num_key_value_groups, t, width)
+            return x.reshape(n, heads * self.num_key_value_groups, t, width)
+
+        return F.scaled_dot_product_attention(q, repeated(k), repeated(v))
+
+
+@network("attention", shapes=TOKENS)
+class GroupedQueriesSplit(GroupedQueries):
+    """The heads of queries are split into those of every key, by the size of the keys."""
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        n, t, _ = x.shape
+        q, k, v = (y(x).view(n, t, -1, self.head_dim).transpose(1, 2) for y in (self.q, self.k, self.v))
+        return q, k, v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q = q.reshape(q.shape[0], k.shape[1], -1, *q.shape[2:])
+        return super().attend(q, k[:, :, None], v[:, :, None]).flatten(1, 2)
+
+
+class OneKeyHead(GroupedQueries):
+    kv = 1
+
+
+@network("attention", shapes=TOKENS, kept=("head", "k", "v"))
+class MultiQuery(OneKeyHead):
+    """All heads of queries share one of keys and values, broadcast by a matrix product: any of them can go."""
+
+
+@network("attention", shapes=TOKENS, kept=("head", "k", "v"))
+class MultiQueryFused(OneKeyHead):
+    attend = GroupedQueriesFused.attend
+
+
+@network("attention", shapes=TOKENS, kept=("head", "k", "v"))
+class MultiQueryRepeated(OneKeyHead):
+    attend = GroupedQueriesRepeated.attend

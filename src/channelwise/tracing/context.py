@@ -1,4 +1,4 @@
-"""What a rule may ask and say while the model runs: label maps of tensors, joins, reasons, MACs."""
+"""What a rule may ask and say while the model runs: label maps of tensors, joins, reasons."""
 
 from __future__ import annotations
 
@@ -12,23 +12,13 @@ import torch
 
 from channelwise.structure import Cause, Reason
 from channelwise.tracing.call import Call
-from channelwise.tracing.labels import LABEL, LabelMap, LabelSpace
+from channelwise.tracing.labels import LabelMap, LabelSpace
 from channelwise.tracing.provenance import Traced, Use
 
 Maps = tuple[LabelMap, ...]
 
 HEADS = re.compile(r"(^|_)n?heads?(_\w)?$")
 """The names by which modules keep how many attention heads they have: ``num_heads``, ``heads``."""
-
-
-@dataclass(frozen=True, eq=False)
-class MacRecord:
-    """MACs of one executed operation: ``scale`` times the lengths of axes, given by their labels or as a number."""
-
-    module: str
-    operation: str
-    scale: float
-    factors: tuple[tuple[np.ndarray, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +34,8 @@ class TraceContext:
 
     ``module`` is the qualified name of the module being executed, ``operation`` the ATen operator.
     ``running`` is the module itself, ``call`` the torch function.
-    ``uses`` are what numbers were used for.
+    ``repeated`` are the first labels of axes along which the same is repeated, ``sharing`` those of axes of which all
+    are multiplied with the same. ``uses`` are what numbers were used for.
     ``runs`` are the labels that operations saw side by side, with the module.
     """
 
@@ -54,9 +45,10 @@ class TraceContext:
     operation: str = ""
     call: Call = field(default_factory=Call)
     uses: list[Use] = field(default_factory=list)
-    macs: list[MacRecord] = field(default_factory=list)
     runs: list[tuple[str, tuple[np.ndarray, ...]]] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
+    repeated: set[int] = field(default_factory=set)
+    sharing: set[int] = field(default_factory=set)
     _known: dict[int, _Known] = field(default_factory=dict)
     _most_known: int = 256
     _fresh: dict[int, tuple[weakref.ref[torch.Tensor], tuple[Traced, ...]]] = field(default_factory=dict)
@@ -218,6 +210,43 @@ class TraceContext:
             return HEADS.search(number.origin.name) is not None
         return behind == self.call.head_width or length in _numbers_of_heads(self.running)
 
+    def is_named(self, axis: int, length: int) -> bool:
+        """Whether the length of an axis has an origin, in the shape that is asked for or else in a number given."""
+        if self.call.sizes:
+            return self.call.number(axis) is not None
+        return any(int(number) == length for number in self.call.numbers)
+
+    def is_read(self, axis: int) -> bool:
+        """Whether an axis of the shape that is asked for has a length that was read off channels."""
+        number = self.call.number(axis)
+        return number is not None and number.origin is not None and number.origin.read is not None
+
+    def repeat(self, length: int) -> np.ndarray:
+        """Labels (length,) of an axis along which the same is repeated."""
+        labels = self.space.new(length)
+        self.repeated.add(int(labels[0]))
+        return labels
+
+    def share(self, a: LabelMap, b: LabelMap) -> None:
+        """Labels of two axes meet; if what one tensor has there is repeated, those of the other axis share it."""
+        for m, other in ((a, b), (b, a)):
+            if self.is_repeat(m) and not self.is_repeat(other):
+                self.sharing.add(int(other.labels.flat[0]))
+
+    def shares(self, m: LabelMap) -> bool:
+        """Whether all that have these labels share a factor of theirs."""
+        return int(m.labels.flat[0]) in self.sharing
+
+    def stays_repeated(self, labels: np.ndarray, text: str) -> None:
+        """Such labels stay, and no number follows them: of two numbers that do it may be the constant quotient."""
+        self.freeze(labels, text)
+        first = labels.flat[0]
+        self.uses[:] = [use for use in self.uses if use.labels[0] != first]
+
+    def is_repeat(self, m: LabelMap) -> bool:
+        """Whether a map has labels that `repeat` made."""
+        return int(m.labels.flat[0]) in self.repeated
+
     def inexact(self, labels: np.ndarray, text: str) -> None:
         """Zeroing these labels is not the same as removing them."""
         self.space.mark_inexact(labels, self.because(text))
@@ -231,15 +260,6 @@ class TraceContext:
         elif a is not None or b is not None:
             self.freeze((a or b).labels, text)  # type: ignore[union-attr]
 
-    def count_macs(self, scale: float, factors: Sequence[tuple[torch.Tensor, int]]) -> None:
-        """Record MACs: ``scale`` times the lengths of these axes of these tensors."""
-        axes = []
-        for tensor, axis in factors:
-            found = self.map_on(tensor, axis)
-            n = tensor.shape[axis]
-            axes.append((np.zeros(0, LABEL) if found is None else _block_representatives(found), n))
-        self.macs.append(MacRecord(self.module, self.operation, scale, tuple(axes)))
-
     def _find(self, tensor: torch.Tensor) -> _Known | None:
         known = self._known.get(id(tensor))
         return known if known is not None and known.tensor() is tensor else None
@@ -250,11 +270,3 @@ def _numbers_of_heads(module: torch.nn.Module) -> set[int]:
     if type(module).__module__.startswith("torch.nn."):
         return set()
     return {v for name, v in module.__dict__.items() if isinstance(v, int) and v > 1 and HEADS.search(name)}
-
-
-def _block_representatives(found: LabelMap) -> np.ndarray:
-    """Labels along the map's axis, (n,) or, where blocks of rows differ, those of every block one after another."""
-    if found.uniform:
-        return found.flat
-    rows = np.moveaxis(found.labels, found.axis, -1).reshape(-1, found.labels.shape[found.axis])
-    return np.unique(rows, axis=0).reshape(-1)

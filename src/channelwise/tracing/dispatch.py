@@ -15,6 +15,7 @@ from channelwise.structure import Cause
 from channelwise.tracing import rules
 from channelwise.tracing.context import TraceContext
 from channelwise.tracing.decisions import Decisions
+from channelwise.tracing.macs import Macs
 from channelwise.tracing.memory.copies import Copy, depends_on_widths
 from channelwise.tracing.memory.flow import Flow
 from channelwise.tracing.outline import HEAVY, zeros_instead
@@ -43,7 +44,7 @@ class LabelMode(TorchDispatchMode):
     """Runs every operator as it is and lets its rule carry the labels on.
 
     ``program`` notes the operations, ``flow``, if there is one, what they read and write; ``copies`` are then those
-    that depend on widths. ``decisions`` are noted in the first run and taken in others.
+    that depend on widths. ``macs`` counts products. ``decisions`` are noted in the first run and taken in others.
     ``outlined``: costly operators give zeros, which is quicker and shows the same labels. WritesParameters is raised
     before anything is written into ``protected`` tensors.
     """
@@ -56,9 +57,11 @@ class LabelMode(TorchDispatchMode):
         *,
         outlined: bool,
         flow: Flow | None = None,
+        macs: Macs | None = None,
         protected: Iterable[torch.Tensor] = (),
     ) -> None:
         super().__init__()
+        self.macs = macs
         self.ctx, self.decisions, self.program, self.outlined, self.flow = ctx, decisions, program, outlined, flow
         self.copies: list[Copy] = []
         self.protected = {t.untyped_storage()._cdata for t in protected}
@@ -95,6 +98,8 @@ class LabelMode(TorchDispatchMode):
         if not known:
             if not inputs and func.overloadpacket in _FACTORIES:
                 ctx.mark_fresh(out)
+            elif self.macs is not None:
+                self.macs.add(ctx, func, out, args, kwargs)
             return out
         ctx.use(known)
         for tensor in known:
@@ -108,6 +113,8 @@ class LabelMode(TorchDispatchMode):
             self._label(func, known_as, out, args, kwargs, known)
         else:
             self._note(func, known_as, out, args, kwargs, known)
+        if self.macs is not None:
+            self.macs.add(ctx, func, out, args, kwargs)
         if self.flow is not None and func is torch.ops.aten.clone.default and kwargs.get("memory_format") is not None:
             self._note_copy(self.flow, args[0], out, kwargs["memory_format"])
         return out

@@ -13,9 +13,10 @@ from torch import nn
 from channelwise.structure import TensorInfo
 from channelwise.tensors import named_tensors
 from channelwise.tracing.code.other_ways import Candidate
-from channelwise.tracing.context import MacRecord, Maps
+from channelwise.tracing.context import Maps
 from channelwise.tracing.decisions import Decisions
 from channelwise.tracing.labels import LabelMap, LabelSpace, along
+from channelwise.tracing.macs import MacRecord
 from channelwise.tracing.program import Program
 from channelwise.tracing.provenance import Use
 

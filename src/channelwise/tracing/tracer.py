@@ -21,6 +21,7 @@ from channelwise.tracing.code.watch import FunctionWatch, ask_where_widths_are_r
 from channelwise.tracing.context import TraceContext
 from channelwise.tracing.dispatch import LabelMode
 from channelwise.tracing.labels import LabelSpace
+from channelwise.tracing.macs import Macs
 from channelwise.tracing.memory.copies import written_into
 from channelwise.tracing.memory.flow import Flow
 from channelwise.tracing.modules import ModuleTracker
@@ -61,14 +62,15 @@ def run_labelled(
     trace: Trace,
     *,
     flow: Flow | None = None,
+    macs: Macs | None = None,
     record: bool = False,
     protect: bool = False,
 ) -> tuple[TraceContext, LabelMode, list[torch.Tensor]]:
     """One forward pass with labels, noted in the program of ``one``; returns also the tensors that it gave.
 
-    ``model`` is a private copy. ``flow`` notes what is read and written, ``record`` keeps the shapes that modules see.
-    ``protect``: WritesParameters is raised before anything is written into parameters. An exception leaves with the
-    name of the running module attached.
+    ``model`` is a private copy. ``flow`` notes what is read and written, ``macs`` counts products, ``record`` keeps the
+    shapes that modules see. ``protect``: WritesParameters is raised before anything is written into parameters. An
+    exception leaves with the name of the running module attached.
     """
     ctx = TraceContext(trace.space, uses=trace.uses)
     stored = named_tensors(model)
@@ -78,7 +80,7 @@ def run_labelled(
         ctx.set(tensor, ())
     tracker = ModuleTracker(model.train(one.train), ctx, trace, record)
     protected = model.parameters() if protect else ()
-    mode = LabelMode(ctx, one.decisions, one.program, outlined=one.outlined, flow=flow, protected=protected)
+    mode = LabelMode(ctx, one.decisions, one.program, outlined=one.outlined, flow=flow, macs=macs, protected=protected)
     # Every run draws the same numbers, so that it takes the same way.
     random.seed(0)
     np.random.seed(0)
@@ -100,11 +102,11 @@ def run_labelled(
 
 
 def _traced_pass(
-    model: nn.Module, one: Pass, trace: Trace, *, record: bool = False, protect: bool = False
+    model: nn.Module, one: Pass, trace: Trace, *, macs: Macs | None = None, record: bool = False, protect: bool = False
 ) -> TraceContext:
     """A pass of the full model: what it returns stays, and copies that must not become views keep two channels."""
     flow = Flow()
-    ctx, mode, outputs = run_labelled(model, one, trace, flow=flow, record=record, protect=protect)
+    ctx, mode, outputs = run_labelled(model, one, trace, flow=flow, macs=macs, record=record, protect=protect)
     for tensor in outputs:
         for m in ctx.maps(tensor):
             trace.space.freeze(m.labels, Reason("output", "", "an output of the network", Cause.OUTPUT))
@@ -161,8 +163,11 @@ def trace_passes(
     if original is not None:
         trace_numbers(model, trace.uses, original)
     first = Pass(False, args, kwargs, False)
-    evaluated = _traced_pass(model, first, trace, record=True, protect=shared)
-    trace.macs = evaluated.macs
+    macs = Macs()
+    evaluated = _traced_pass(model, first, trace, macs=macs, record=True, protect=shared)
+    trace.macs = macs.records
+    if (difference := macs.difference(trace.batch)) is not None:
+        trace.notes.append(difference)
     trace.elsewhere = candidates_elsewhere(model, evaluated.runs)
     space.condense()
     trained = _train_pass(model, first, trace, shared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,7 @@ from channelwise.structure import Structure
 from channelwise.surgery.slim import slim_model
 from channelwise.tracing.recording import Trace
 from channelwise.verify.elsewhere import follow_elsewhere
+from channelwise.verify.macs import slim_macs_differ
 from channelwise.verify.questions import asked_of
 from channelwise.verify.selections import Pattern, kept_channels
 from channelwise.verify.trial import Trials
@@ -32,7 +34,12 @@ def verified(
         args, kwargs: the example inputs.
         shared: models that are tried may share the parameters that they do not lose with ``model``.
     """
-    solution, bans = Verifier(trace, Trials(trace, model, shared)).run()
+    trials = Trials(trace, model, shared)
+    solution, bans = Verifier(trace, trials).run()
+    wrong = slim_macs_differ(solution.structure, trials.counted, trace.batch)
+    if wrong:
+        trace.notes += wrong
+        solution = replace(solution, structure=replace(solution.structure, notes=tuple(trace.notes)))
     asked = asked_of(trace, solution)
     if asked:
         solution = guarded(trace, solution, bans, asked, model, shared, args, kwargs)

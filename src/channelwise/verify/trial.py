@@ -18,6 +18,7 @@ from channelwise.structure import part_size
 from channelwise.surgery.clone import clone_module
 from channelwise.surgery.slim import slim_model
 from channelwise.tracing.labels import LabelSpace
+from channelwise.tracing.macs import Macs
 from channelwise.tracing.program import Operation, Program
 from channelwise.tracing.provenance import trace_numbers
 from channelwise.tracing.recording import Pass, TensorLabels, Trace
@@ -49,7 +50,8 @@ class Failure:
 class Trials:
     """Tries slim models of a traced one; ``shared``: their untouched parameters are those of ``model`` itself.
 
-    ``built`` are the models of the trial that runs. ``outlines``: whether a pass runs as it does if costly operators
+    ``built`` are the models of the trial that runs. ``counted`` is what the last slim model kept that ran the program
+    of the full one, and the MACs that ran. ``outlines``: whether a pass runs as it does if costly operators
     give zeros; where nothing failed yet, this is not known.
     """
 
@@ -57,10 +59,12 @@ class Trials:
     model: nn.Module
     shared: bool
     built: list[weakref.ref[nn.Module]] = field(default_factory=list)
+    counted: list[tuple[Kept, float]] = field(default_factory=list)
     outlines: dict[int, bool] = field(default_factory=dict)
 
     def check(self, solution: Solution, asked: Collection[str], first: Trial | None = None) -> Failure | None:
         """The first failure, the likeliest trial first: all groups are pruned once, those asked about once more."""
+        self.counted.clear()
         # Of two channels one alone is left, which is laid out in another way: only what is asked about is pruned then.
         every = sorted({*asked, *(g.name for g in solution.structure.groups if part_size(g) > 2)})
         if not every:
@@ -135,9 +139,10 @@ class Trials:
         # Code may keep what it made for the sizes that it saw last. The user's model may have run before, and then runs
         # as this one does the second time; what was kept shows in numbers and constants.
         for _ in range(2):
-            space = LabelSpace(count=self.trace.space.count)
+            space, macs = LabelSpace(count=self.trace.space.count), Macs(detailed=False)
             try:
-                slim = self._run(model, full.again(outlined), Trace(space, _slim_labels(self.trace, deletion), {}))
+                labels = _slim_labels(self.trace, deletion)
+                slim = self._run(model, full.again(outlined), Trace(space, labels, {}), macs)
             except Exception as error:
                 module = getattr(error, "_channelwise_module", "")
                 text = f"the model's code raises {type(error).__name__}: {_first_line(error)}"
@@ -145,6 +150,8 @@ class Trials:
             found = first_difference(full.program, slim, deletion, numbers=numbers, counting=counting)
             found = found or first_meeting(space, deletion)
             if found is None:
+                # Those of the program that `graph.macs` counts.
+                self.counted[:] = [(kept, macs.total)] if trial.number == 0 else self.counted
                 return None
             where = f" in {found.module}" if found.module else ""
             failure = failed(f"{found.text}{where}", self._suspects(solution, found) & set(names))
@@ -166,10 +173,10 @@ class Trials:
             return False
         return first_difference(full.program, outlined, nothing) is None
 
-    def _run(self, model: nn.Module, one: Pass, trace: Trace) -> Program:
+    def _run(self, model: nn.Module, one: Pass, trace: Trace, macs: Macs | None = None) -> Program:
         if self.trace.remembers:
             trace_numbers(model, [], self.model)
-        run_labelled(model, one, trace)
+        run_labelled(model, one, trace, macs=macs)
         return one.program
 
     def _suspects(self, solution: Solution, found: Difference) -> set[str]:

@@ -63,6 +63,8 @@ _RESHAPING = {torch.Tensor.view, torch.Tensor.reshape, torch.reshape}
 _SHAPING = {*_RESHAPING, torch.Tensor.expand, torch.Tensor.broadcast_to, torch.broadcast_to}
 """Functions that are given the shape of their result."""
 
+_UNFLATTENING = {torch.Tensor.unflatten, torch.unflatten}
+
 _LEAVING = {
     torch.Tensor.numpy,
     torch.Tensor.__array__,
@@ -199,7 +201,12 @@ def _call_of(func: Any, args: Any, kwargs: Any) -> Call:
         if given is None:
             given = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
         sizes = tuple(given)
-    free_axis = sizes.index(-1) if func in _RESHAPING and -1 in sizes else None
+    elif func in _UNFLATTENING:
+        x, dim, lengths = signature(torch.Tensor.unflatten).bind(*args, **kwargs).args
+        if isinstance(dim, int) and all(isinstance(n, int) for n in lengths):
+            dim %= x.ndim
+            sizes = (*x.shape[:dim], *lengths, *x.shape[dim + 1 :])
+    free_axis = sizes.index(-1) if func not in _EXPANDING and -1 in sizes else None
     return Call(func in _ADAPTING, tuple(traced_in((*args, *kwargs.values()))), sizes, free_axis)
 
 

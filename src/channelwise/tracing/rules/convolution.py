@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,9 +61,6 @@ def convolution(
         ctx.freeze_all([bias], "added to channels of fixed number")
     maps += [m.with_zero(m.zero and bias is None) for m in [*batch, *carried]]
     ctx.set(out, maps)
-    places = (x if transposed else out).shape[2:]
-    positions = math.prod(n for axis, n in enumerate(places, 2) if axis not in convolved) * math.prod(weight.shape[2:])
-    ctx.count_macs(positions, [(x, 0), (weight, 0), (weight, 1), *((x, axis) for axis in sorted(convolved))])
 
 
 def _carried(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from channelwise.inputs.tree import tensors_in
@@ -40,6 +41,7 @@ def _product(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Ten
         for m in known[:1]:
             if len(known) == 2:
                 ctx.space.join(known[0].labels, known[1].labels)
+                ctx.share(*known)
             maps.append(m.with_zero(any(k.zero for k in known)))
     ctx.set(out, maps, ctx.is_weight(a) and ctx.is_weight(b))
 
@@ -48,14 +50,12 @@ def _product(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Ten
 def mm(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any) -> None:
     """(n, k) @ (k, m) -> (n, m)."""
     _product(ctx, out, a, b)
-    ctx.count_macs(1, [(a, 0), (b, 0), (b, 1)] if ctx.map_on(b, 0) else [(a, 0), (a, 1), (b, 1)])
 
 
 @rule(*operators(aten, "bmm"))
 def bmm(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any) -> None:
     """(B, n, k) @ (B, k, m) -> (B, n, m)."""
     _product(ctx, out, a, b)
-    ctx.count_macs(1, [(a, 0), (a, 1), (a, 2) if ctx.map_on(a, 2) else (b, 1), (b, 2)])
 
 
 @rule(*operators(aten, "addmm", "baddbmm"))
@@ -107,20 +107,21 @@ def dot(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) 
 def attention(
     ctx: TraceContext, out: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
 ) -> None:
-    """softmax(q kᵀ s) v on (B, heads, L, E): heads go as wholes.
+    """softmax(q kᵀ s) v on (B, heads, L, E): heads go as wholes, those of keys and values with all queries they serve.
 
     Widths of heads are contracted, but without a factor s the scale is one over the root of the queries' width.
     """
     masks = [t for t in [*tensors_in(args), *tensors_in(kwargs)] if ctx.maps(t)]
     for tensor in (query, key, value, *masks):
         ctx.freeze_axes(tensor, [d for d in range(tensor.ndim) if d != tensor.ndim - 3], _WIDTH)
-    heads = [ctx.map_on(t, t.ndim - 3) for t in (query, key, value)]
+    heads = [_heads(ctx, t, query.shape[-3]) for t in (query, key, value)]
     maps: list[LabelMap] = []
-    if any(heads):
-        known = [m for m in heads if m is not None]
+    known = [m for m in heads if m is not None]
+    if known:
         for m in known[1:]:
-            ctx.space.join(known[0].flat, m.flat)
-        if len(known) < 3:
+            ctx.space.join(known[0].labels, m.labels)
+        # One head of keys and values is there for all heads of the queries, whichever these are.
+        if any(m is None and t.shape[-3] > 1 for t, m in zip((query, key, value), heads, strict=True)):
             ctx.freeze(known[0].labels, _FIXED)
         given = [t for t in [*tensors_in(args), *tensors_in(kwargs)] if t.ndim >= 3 and t.shape[-3] > 1]
         for mask in given:
@@ -128,13 +129,19 @@ def attention(
             if its is None:
                 ctx.freeze(known[0].labels, _FIXED)
             else:
-                ctx.space.join(known[0].flat, its.flat)
-        maps = [along(known[0].flat, query.ndim - 3, query.ndim, heads[2] is not None and heads[2].zero)]
-    ctx.count_macs(1, [(query, 0), (query, 1), (query, 2), (key, 2), (key, 3)])
-    ctx.count_macs(1, [(query, 0), (query, 1), (query, 2), (key, 2), (value, 3)])
+                ctx.space.join(known[0].labels, its.flat)
+        maps = [along(known[0].labels, query.ndim - 3, query.ndim, heads[2] is not None and heads[2].zero)]
     result, *rest = tensors_in(out)
     ctx.set(result, maps)
     for tensor in rest:
         # The logarithms of the sums, (B, heads, L).
         with_heads = maps and tensor.ndim == 3 and query.ndim == 4 and tensor.shape[1] == query.shape[1]
         ctx.set(tensor, [along(maps[0].flat, 1, 3, False)] if with_heads else ())
+
+
+def _heads(ctx: TraceContext, tensor: torch.Tensor, number: int) -> LabelMap | None:
+    """The labels (number,) of the heads of queries, keys or values, of which each may serve several queries."""
+    found = ctx.flat_map(tensor, tensor.ndim - 3)
+    if found is None or found.labels.size == number:
+        return found
+    return LabelMap(np.repeat(found.labels, number // found.labels.size), 0, found.zero)

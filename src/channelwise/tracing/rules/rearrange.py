@@ -78,9 +78,9 @@ def expand(
                 ctx.stands(out.shape[m.axis], m.flat, m.axis)
     for axis, length in enumerate(out.shape):
         repeated = length > 1 and (axis < extra or x.shape[axis - extra] == 1)
-        if repeated and (length == ctx.call.repeats or ctx.call.number(axis) is not None):
+        if repeated and (ctx.call.adapts or length == ctx.call.repeats or ctx.is_named(axis, length)):
             # What is equal for all heads goes with them: it has labels of its own until it meets theirs.
-            labels = ctx.space.new(length)
+            labels = ctx.repeat(length)
             ctx.ask(labels, f"expanded to {tuple(size)}")
             ctx.stands(length, labels, axis)
             maps.append(along(labels, axis, out.ndim, False))

@@ -55,13 +55,14 @@ def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, *
     maps = ctx.maps(x)
     if out.numel() == 0 or out.dtype != x.dtype:
         ctx.freeze_all([x], "reinterpreted")
+        ctx.set(out, (), ctx.is_weight(x))
         return
     if not maps:
         ctx.set(out, (), ctx.is_weight(x))
         return
     results = []
     pairs = blocks(x.shape, out.shape)
-    for m in maps:
+    for m in _one_of_merged(ctx, maps, pairs) if len(maps) > 1 else maps:
         across = {d: _alone(pairs, d) for d in range(x.ndim) if d != m.axis and m.labels.shape[d] > 1}
         if None in across.values():
             ctx.freeze(m.labels, "the weight of a grouped convolution is reshaped across its blocks")
@@ -76,6 +77,25 @@ def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, *
                 ctx.saw(moved.labels)
                 ctx.stands(out.shape[moved.axis], moved.flat, moved.axis)
     ctx.set(out, results, ctx.is_weight(x))
+
+
+def _one_of_merged(ctx: TraceContext, maps: Sequence[LabelMap], pairs: Sequence[Block]) -> list[LabelMap]:
+    """The maps without those that cannot get shorter because they are merged with an axis that does.
+
+    Where channels are repeated, and merged with the axis of their repeats, the number of these stays. Where the same is
+    given to all heads, and merged with their axis, the heads can go, and it stays.
+    """
+    rows_of = {m.axis: next(rows for rows, _ in pairs if m.axis in rows) for m in maps}
+    kept = []
+    for m in maps:
+        others = [o for o in maps if o.axis != m.axis and rows_of[o.axis] == rows_of[m.axis]]
+        if ctx.is_repeat(m) and any(not ctx.is_repeat(o) for o in others):
+            ctx.stays_repeated(m.labels, "so often are channels repeated")
+        elif any(ctx.shares(o) for o in others) and not ctx.shares(m):
+            ctx.freeze(m.labels, "all heads share these")
+        else:
+            kept.append(m)
+    return kept
 
 
 def _alone(pairs: Sequence[Block], axis: int) -> int | None:
@@ -125,7 +145,8 @@ def _varies(labels: np.ndarray, axis: int) -> bool:
 def _shrinking(ctx: TraceContext, varying: list[int], columns: tuple[int, ...], new: Sequence[int]) -> int:
     """Which axis that a labelled one is split into gets shorter.
 
-    That of attention heads, of which whole ones go, or one whose length was left open; else (g, c/g) keeps g parts,
+    That of attention heads, of which whole ones go, one as long as the channels of another tensor, or one whose length
+    was left open; else (g, c/g) keeps g parts,
     and (c, h, w) keeps space.
     """
     behind = [math.prod(new[c] for c in columns[k + 1 :]) for k in range(len(columns))]
@@ -134,7 +155,9 @@ def _shrinking(ctx: TraceContext, varying: list[int], columns: tuple[int, ...], 
         # Channels of a head come last: as many of them as there are heads are not these.
         return next((k for k in reversed(heads) if k < len(columns) - 1), heads[-1])
     if ctx.call.free_axis in columns:
-        return columns.index(ctx.call.free_axis)
+        # What is left open is the rest, where another length is that of the channels of a tensor.
+        read = [k for k in varying if ctx.is_read(columns[k])]
+        return read[0] if len(read) == 1 else columns.index(ctx.call.free_axis)
     if len(varying) < 2:
         return varying[0] if varying else 0
     return varying[0] if len(columns) > 2 else varying[-1]
@@ -151,3 +174,4 @@ def as_strided(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any
             ctx.ask(m.labels, "memory is viewed by constant sizes")
     else:
         ctx.freeze_all([x], "memory is viewed in another order")
+        ctx.set(out, (), ctx.is_weight(x))
