@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from optuna.storages import InMemoryStorage
 from torch import nn
 
 import channelwise as cw
@@ -95,7 +96,7 @@ def supernet() -> tuple[OFAPruner, nn.Module]:
     return pruner, pruner.ofa_model([0.5, 1], 2, auto_add_excludes=False)
 
 
-def _subnets(path: Path, calls: list[int]) -> Any:
+def _subnets(storage: Any, calls: list[int]) -> Any:
     pruner, model = supernet()
 
     def score(subnet: nn.Module) -> float:
@@ -104,7 +105,7 @@ def _subnets(path: Path, calls: list[int]) -> Any:
 
     return pruner.run_evolutionary_search(
         model, None, (), score, (), "acc", "max", parent_popu_size=3, iteration=1, mutate_size=1, crossover_size=1,
-        flops_step=0.01, storage=path,
+        flops_step=0.01, storage=storage,
     )  # fmt: skip
 
 
@@ -121,9 +122,7 @@ def _write_setting(path: Path) -> None:
 
 
 def _write_pareto(path: Path) -> None:
-    search = path.with_name("made.ofa")
-    supernet()[0].save_subnet_config(_subnets(search, []), path)
-    search.unlink()
+    supernet()[0].save_subnet_config(_subnets(InMemoryStorage(), []), path)
 
 
 def _write_lock(path: Path) -> None:

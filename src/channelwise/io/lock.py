@@ -38,8 +38,9 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
             raise _in_use(lock, _owner(lock))
         try:
             _sign(file, lock)
-        except BaseException:
-            release(file, lock, delete=False)
+        except BaseException as error:
+            # One that could not be signed is nobody's.
+            release(file, lock, delete=isinstance(error, OSError))
             raise
     try:
         yield

@@ -1,0 +1,1 @@
+"""Disks that are full, read-only or broken: an error that names the file, and nothing finished is lost."""
