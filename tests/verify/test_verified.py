@@ -220,3 +220,25 @@ def test_what_code_keeps_from_an_earlier_run_is_made_anew(
         with torch.no_grad():
             model(x)
     assert bool(cw.trace(model, x).groups) == adapts
+
+
+class Finds(nn.Module):
+    """A detector: what scores enough is picked along the classes, which stay, and then what is large enough."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU())
+        self.scores, self.boxes = nn.Conv2d(32, 5, 1), nn.Conv2d(32, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        scores, boxes = self.scores(x).flatten(), self.boxes(x).flatten()
+        found = torch.where(scores > scores.mean())[0]
+        boxes = boxes[found]
+        return boxes[torch.where(boxes > boxes.mean())[0]]
+
+
+def test_what_a_detector_found_is_shown_to_the_slim_model_also_along_its_classes() -> None:
+    torch.manual_seed(0)
+    model = Finds().eval()
+    assert len(cw.trace(model, torch.randn(1, 3, 12, 12)).groups) == 2

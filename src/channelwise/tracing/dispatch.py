@@ -140,15 +140,15 @@ class LabelMode(TorchDispatchMode):
             torch.default_generator.manual_seed(self.drawn)
         ctx = self.ctx
         if func.overloadpacket in _PICKING:
-            masks = [t for t in tensors_in(args[1:2]) if t.dtype in (torch.bool, torch.uint8) and not ctx.maps(t)]
-            shown = {id(t): self.decisions.decide("mask", ctx.module, t) for t in masks}
-            if any(shown[id(t)] is not t and shown[id(t)].shape == t.shape for t in masks):
+            masks = [t for t in tensors_in(args[1:2]) if t.dtype in (torch.bool, torch.uint8)]
+            shown = {id(t): self.decisions.decide("mask", ctx.module, [t], t) for t in masks}
+            if any(shown[id(t)] is not t for t in masks):
                 args = (args[0], _replaced(args[1], shown), *args[2:])
         if self.outlined and func in HEAVY:
             return zeros_instead(func, args, kwargs)
         out = func(*args, **kwargs)
-        if known_as.decides and known and not any(ctx.maps(t) for t in known):
-            decided = self.decisions.decide(known_as.name, ctx.module, out)
+        if known_as.decides and known:
+            decided = self.decisions.decide(known_as.name, ctx.module, known, out)
             return decided.clone() if isinstance(decided, torch.Tensor) and decided is not out else decided
         return out
 

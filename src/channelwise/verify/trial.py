@@ -37,6 +37,13 @@ class Trial(NamedTuple):
     number: int
 
 
+class Standard(NamedTuple):
+    """What slim models are compared with: a program of the full model, and whether it and they are outlined."""
+
+    program: Program
+    outlined: bool
+
+
 @dataclass(frozen=True)
 class Failure:
     """What went wrong with some groups pruned in a trial; ``suspects`` are the groups that show it."""
@@ -51,8 +58,8 @@ class Trials:
     """Tries slim models of a traced one; ``shared``: their untouched parameters are those of ``model`` itself.
 
     ``built`` are the models of the trial that runs. ``counted`` is what the last slim model kept that ran the program
-    of the full one, and the MACs that ran. ``outlines``: whether a pass runs as it does if costly operators
-    give zeros; where nothing failed yet, this is not known.
+    of the full one, and the MACs that ran. ``standards``: what slim models are compared with in passes in which one
+    failed.
     """
 
     trace: Trace
@@ -60,7 +67,7 @@ class Trials:
     shared: bool
     built: list[weakref.ref[nn.Module]] = field(default_factory=list)
     counted: list[tuple[Kept, float]] = field(default_factory=list)
-    outlines: dict[int, bool] = field(default_factory=dict)
+    standards: dict[int, Standard] = field(default_factory=dict)
 
     def check(self, solution: Solution, asked: Collection[str], first: Trial | None = None) -> Failure | None:
         """The first failure, the likeliest trial first: all groups are pruned once, those asked about once more."""
@@ -110,15 +117,17 @@ class Trials:
     def _compare(self, trial: Trial, solution: Solution, names: Collection[str], *, numbers: bool) -> Failure | None:
         """Whether the slim model runs the program of the full one."""
         number = trial.number
-        failure = self._compare_once(trial, solution, names, numbers, outlined=self.outlines.get(number, True))
-        if failure is not None and number not in self.outlines:
-            self.outlines[number] = self._may_outline(number)
-            if not self.outlines[number]:
-                return self._compare_once(trial, solution, names, numbers, outlined=False)
+        traced = Standard(self.trace.passes[number].program, outlined=True)
+        standard = self.standards.get(number, traced)
+        failure = self._compare_once(trial, solution, names, numbers, standard)
+        if failure is not None and number not in self.standards:
+            standard = self.standards[number] = self._standard(number)
+            if standard != traced:
+                return self._compare_once(trial, solution, names, numbers, standard)
         return failure
 
     def _compare_once(
-        self, trial: Trial, solution: Solution, names: Collection[str], numbers: bool, *, outlined: bool
+        self, trial: Trial, solution: Solution, names: Collection[str], numbers: bool, standard: Standard
     ) -> Failure | None:
         structure = solution.structure
         kept = kept_channels(structure, names, trial.pattern)
@@ -142,12 +151,12 @@ class Trials:
             space, macs = LabelSpace(count=self.trace.space.count), Macs(detailed=False)
             try:
                 labels = _slim_labels(self.trace, deletion)
-                slim = self._run(model, full.again(outlined), Trace(space, labels, {}), macs)
+                slim = self._run(model, full.again(standard.outlined), Trace(space, labels, {}), macs)
             except Exception as error:
                 module = getattr(error, "_channelwise_module", "")
                 text = f"the model's code raises {type(error).__name__}: {_first_line(error)}"
                 return failed(text, asked_in(self.trace, solution, module) & set(names))
-            found = first_difference(full.program, slim, deletion, numbers=numbers, counting=counting)
+            found = first_difference(standard.program, slim, deletion, numbers=numbers, counting=counting)
             found = found or first_meeting(space, deletion)
             if found is None:
                 # Those of the program that `graph.macs` counts.
@@ -159,19 +168,23 @@ class Trials:
                 break
         return failure
 
-    def _may_outline(self, number: int) -> bool:
-        """Whether the full model runs the same program if costly operators give zeros; its code may not run on them."""
+    def _standard(self, number: int) -> Standard:
+        """What the full model runs if costly operators give zeros, unless its code does not run on them.
+
+        It differs from what was traced where values decide how many elements there are, as in detectors.
+        """
         full, count = self.trace.passes[number], self.trace.space.count
         if full.outlined:
-            return True
+            return Standard(full.program, outlined=True)
         model = clone_module(self.model, {id(p): p for p in self.model.parameters()} if self.shared else {})
-        nothing = Deletion(np.arange(count), np.zeros(count, bool), np.zeros(count, bool))
         try:
-            outlined = self._run(model, full.again(True), Trace(LabelSpace(count=count), self.trace.tensors, {}))
+            program = self._run(model, full.again(True), Trace(LabelSpace(count=count), self.trace.tensors, {}))
         except Exception as error:
             logger.debug("the model does not run on zeros: %s: %s", type(error).__name__, error)
-            return False
-        return first_difference(full.program, outlined, nothing) is None
+            return Standard(full.program, outlined=False)
+        nothing = Deletion(np.arange(count), np.zeros(count, bool), np.zeros(count, bool))
+        same = first_difference(full.program, program, nothing) is None
+        return Standard(full.program if same else program, outlined=True)
 
     def _run(self, model: nn.Module, one: Pass, trace: Trace, macs: Macs | None = None) -> Program:
         if self.trace.remembers:
