@@ -6,17 +6,18 @@ import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from channelwise import cost
-from channelwise.errors import ChannelwiseError, InvalidArgumentError, TraceError, with_hint
-from channelwise.inputs.calls import call_hint
-from channelwise.inputs.check import check_model
+from channelwise.errors import InvalidArgumentError
+from channelwise.inputs.calls import running
+from channelwise.inputs.check import check_flag, check_model
 from channelwise.inputs.example import as_arguments, own_copy
 from channelwise.inputs.tree import tensors_in
+from channelwise.ranking import Criterion
 from channelwise.report.graph import graph_table
 from channelwise.select.channels import select
 from channelwise.select.excludes import match_excludes
@@ -67,13 +68,28 @@ class ChannelGraph:
         """Number of parameters with this selection (all channels if None), shared ones counted once."""
         return cost.params(self.structure, self._counts(selection))
 
-    def select(self, **target: Any) -> Selection:
+    def select(
+        self,
+        *,
+        macs: float | None = None,
+        params: float | None = None,
+        sparsity: float | Mapping[Any, float] | None = None,
+        ranking: str | Criterion = "l1",
+        channel_divisible: int = 1,
+        min_channels: int = 1,
+        excludes: Any = (),
+        limits: float | Mapping[Any, float] | None = None,
+        allocation: Literal["uniform", "global"] = "uniform",
+    ) -> Selection:
         """Choose channels by ``macs=`` or ``params=`` (share kept) or ``sparsity=`` (share removed).
 
-        Takes the keyword arguments of `channelwise.select.channels.select`: ``ranking``, ``channel_divisible``,
-        ``min_channels``, ``excludes``, ``limits``, ``allocation``, and raises what that raises.
+        See `channelwise.select.channels.select` for the arguments and for what it raises.
         """
-        return select(self.structure, self.tensors(), model=self.model, **target)
+        return select(
+            self.structure, self.tensors(), macs=macs, params=params, sparsity=sparsity, ranking=ranking,
+            channel_divisible=channel_divisible, min_channels=min_channels, excludes=excludes, limits=limits,
+            allocation=allocation, model=self.model,
+        )  # fmt: skip
 
     def slim(self, selection: Selection) -> nn.Module:
         """A smaller model of the user's own classes without the removed channels. The original is not changed."""
@@ -129,22 +145,14 @@ def trace(
         InvalidArgumentError: inputs that are no tensors, or are on another device or of another type than the model.
         TraceError: the model raises on these inputs in eval mode; the message holds the original one.
     """
+    check_flag("verify", verify)
     model = check_model(model, inputs, kwargs)
     args, named = as_arguments(inputs, kwargs)
     args, named = own_copy(args), own_copy(named)
     tensors = tensors_in([list(args), named])
     with undisturbed_randomness([*tensors, *model.parameters()]), _no_garbage_collection():
-        try:
+        with running(model, inputs, args, named):
             recorded, shared = _recorded(model, args, named)
-        except ChannelwiseError:
-            raise
-        except Exception as error:
-            module = getattr(error, "_channelwise_module", "")
-            where = f" in {module}" if module else ""
-            raise TraceError(
-                f"{type(model).__name__} raised {type(error).__name__}{where} when run on the example inputs "
-                f"({_shapes(tensors)}): {with_hint(error, call_hint(model, inputs, args, named, error))}"
-            ) from error
         _exclude(recorded, excludes, model)
         if not verify:
             return ChannelGraph(model, build(recorded).structure)
@@ -199,7 +207,3 @@ def _exclude(recorded: Trace, excludes: Any, model: nn.Module) -> None:
             group_labels(recorded, structure.group(name)),
             Reason("excluded", "", "excluded by the user", Cause.EXCLUDED),
         )
-
-
-def _shapes(tensors: Sequence[torch.Tensor]) -> str:
-    return ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')} on {t.device}" for t in tensors[:4])

@@ -37,7 +37,7 @@ class UnreachableTargetError(ChannelwiseError, ValueError):
 
 
 class EvaluationError(ChannelwiseError, RuntimeError):
-    """The user's evaluation function failed or returned something that is not a score."""
+    """A function of the user or the model failed on data, or returned something that is not a score."""
 
 
 class ResultsFileError(ChannelwiseError, RuntimeError):

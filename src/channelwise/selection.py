@@ -35,6 +35,8 @@ class Selection:
             )
         kept = {}
         for name, indices in self.kept.items():
+            if not isinstance(name, str):
+                raise InvalidArgumentError(f"A selection has names of groups as its keys, not {describe(name)}.")
             array = np.array(indices)
             if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
                 raise InvalidArgumentError(f"The selection of {name!r} must be a list of at least one channel index.")
@@ -106,7 +108,7 @@ class Selection:
 
     @classmethod
     def from_json(cls, data: Any, structure: Structure | None = None) -> Selection:
-        """The selection that ``to_json`` wrote; checked against ``structure`` if it is given.
+        """The selection that ``to_json`` wrote; checked against ``structure`` (or a graph) if it is given.
 
         Raises InvalidArgumentError that names the group and what is wrong with it.
         """
@@ -118,6 +120,7 @@ class Selection:
             if not plain:
                 raise InvalidArgumentError(f"The selection of {name!r} must be a list of integers.")
         selection = cls(kept, _network(data.get("network")))
+        structure = getattr(structure, "structure", structure)
         return selection if structure is None else selection.check(structure)
 
     @classmethod
@@ -161,6 +164,8 @@ def removed_channels(structure: Structure, selection: Selection) -> dict[str, np
             f"A selection is needed, as graph.select(...) returns it, not {describe(selection)}; "
             "channelwise.Selection({group: indices}) makes one by hand."
         )
+    if not isinstance(structure, Structure):
+        raise InvalidArgumentError(f"A selection is checked against graph.structure, not {describe(structure)}.")
     network = getattr(selection, "network", None)
     if network is not None and (difference := network.difference(network_of(structure))):
         raise InvalidArgumentError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from channelwise.errors import InvalidArgumentError
+from channelwise.errors import EvaluationError, InvalidArgumentError
 from channelwise.inputs.batches import batches_of, check_loader, evaluating, forward, moved
 
 
@@ -78,13 +78,14 @@ def test_inputs_that_forward_does_not_take_are_told_with_its_arguments() -> None
         forward(Two(), ((X, X, X), Y))
 
 
-def test_a_type_error_inside_the_model_stays_what_it_is() -> None:
+def test_an_error_inside_the_model_is_the_cause_of_one_that_names_the_batch() -> None:
     class Broken(Two):
         def forward(self, a: Tensor, b: Tensor | None = None) -> tuple[Any, Any]:
             raise TypeError("inside")
 
-    with pytest.raises(TypeError, match="inside"):
+    with pytest.raises(EvaluationError, match=r"Broken raised TypeError on a batch .*: inside\.") as caught:
         forward(Broken(), X)
+    assert isinstance(caught.value.__cause__, TypeError)
 
 
 def test_no_more_batches_are_read_than_asked_for() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError
-from channelwise.inputs.batches import ForwardFn, batches_of, check_loader
+from channelwise.inputs.batches import ForwardFn, batches_of, check_forward_fn, check_loader
 from channelwise.inputs.tree import tensors_in
 from channelwise.ranking import fingerprint
 from channelwise.statistics import Grams, gather
@@ -30,6 +30,8 @@ class Images:
 
     def __init__(self, loader: Any, batches: int | None = None, forward_fn: ForwardFn | None = None) -> None:
         check_loader(loader, batches)
+        if forward_fn is not None:
+            check_forward_fn(forward_fn)
         self.forward_fn = forward_fn
         self._loader, self._count = loader, batches
         self._batches: list[Any] | None = None

@@ -15,6 +15,7 @@ from channelwise.errors import EvaluationError, InvalidArgumentError, with_hint
 from channelwise.evaluate.arguments import check_args, check_callable
 from channelwise.evaluate.images import Images
 from channelwise.inputs.batches import ForwardFn
+from channelwise.inputs.check import check_flag
 from channelwise.inputs.devices import device_hint
 from channelwise.recovery import compensate_from_grams, recalibrate
 from channelwise.selection import Selection
@@ -48,6 +49,8 @@ class Repair:
         if self.calibration_fn is not None:
             check_callable(self.calibration_fn, "calibration_fn")
         object.__setattr__(self, "calib_args", check_args(self.calib_args, "calib_args"))
+        if self.compensate is not None:
+            check_flag("compensate", self.compensate)
         if self.compensate and self.images is None:
             raise InvalidArgumentError(
                 "compensate=True needs calibration images: give loader= to a runner, or Repair(images)."
@@ -116,6 +119,8 @@ def has_batch_norm(model: nn.Module) -> bool:
 def _step(what: str) -> Iterator[None]:
     try:
         yield
+    except EvaluationError as error:
+        raise EvaluationError(f"{what}: {error}") from error
     except Exception as error:
         text = with_hint(error, device_hint(error, "calibration_fn" if what == "calibration_fn" else "forward_fn"))
         raise EvaluationError(f"{what} raised {type(error).__name__}: {text}") from error

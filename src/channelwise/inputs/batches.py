@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
-from channelwise.errors import InvalidArgumentError
-from channelwise.inputs.calls import misfit
+from channelwise.errors import ChannelwiseError, EvaluationError, InvalidArgumentError, with_hint
+from channelwise.inputs.calls import misfit, shapes
 from channelwise.inputs.check import describe, model_device
 from channelwise.inputs.tree import mapped, tensors_in
 
@@ -89,10 +89,13 @@ def forward(model: nn.Module, batch: Any, forward_fn: ForwardFn | None = None) -
 
     Raises:
         InvalidArgumentError: the batch holds no tensor, or the model's forward does not take what it holds.
+        EvaluationError: the model or ``forward_fn`` raised on the batch; the message has its shapes.
     """
     batch = moved(batch, model_device(model))
     if forward_fn is not None:
-        return forward_fn(model, batch)
+        check_forward_fn(forward_fn)
+        with _told(batch, "forward_fn", "It is called as forward_fn(model, batch)."):
+            return forward_fn(model, batch)
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if not tensors_in(inputs):
         raise InvalidArgumentError(
@@ -103,10 +106,39 @@ def forward(model: nn.Module, batch: Any, forward_fn: ForwardFn | None = None) -
         )
     if isinstance(inputs, Mapping):
         _check_call(model, (), inputs)
-        return model(**inputs)
+        with _told(inputs, type(model).__name__, _LIKE_INPUTS):
+            return model(**inputs)
     arguments = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     _check_call(model, arguments, {})
-    return model(*arguments)
+    with _told(arguments, type(model).__name__, _LIKE_INPUTS):
+        return model(*arguments)
+
+
+_LIKE_INPUTS = "Batches must have the shape and the type of the inputs that were traced."
+_OFTEN = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+"""What PyTorch and users' code raise over a batch that does not fit. Other errors are not about the batch."""
+
+
+@contextmanager
+def _told(batch: Any, what: str, hint: str) -> Iterator[None]:
+    """Errors over a batch of the loader say so, and what would be right."""
+    try:
+        yield
+    except (ChannelwiseError, torch.OutOfMemoryError):
+        raise
+    except _OFTEN as error:
+        raise EvaluationError(
+            f"{what} raised {type(error).__name__} on a batch of the loader ({shapes(tensors_in(batch))}): "
+            f"{with_hint(error, hint)}"
+        ) from error
+
+
+def check_forward_fn(forward_fn: object) -> None:
+    """Raise InvalidArgumentError unless it is a function."""
+    if not callable(forward_fn):
+        raise InvalidArgumentError(
+            f"forward_fn must be a function called as forward_fn(model, batch), not {describe(forward_fn)}."
+        )
 
 
 def _check_call(model: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:

@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
+from channelwise.errors import ChannelwiseError, TraceError, with_hint
 from channelwise.inputs.devices import is_missing_device
+from channelwise.inputs.tree import tensors_in
+
+
+@contextmanager
+def running(model: nn.Module, inputs: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """What the model raises in the block becomes a TraceError that says where, on which inputs, and what to do.
+
+    Arguments:
+        inputs: what the user gave; ``args`` and ``kwargs`` are what was made of it.
+    """
+    try:
+        yield
+    except ChannelwiseError:
+        raise
+    except Exception as error:
+        module = getattr(error, "_channelwise_module", "")
+        where = f" in {module}" if module else ""
+        hint = call_hint(model, inputs, args, kwargs, error)
+        raise TraceError(
+            f"{type(model).__name__} raised {type(error).__name__}{where} when run on the example inputs "
+            f"({shapes(tensors_in([list(args), kwargs]))}): {with_hint(error, hint)}"
+        ) from error
+
+
+def shapes(tensors: Sequence[torch.Tensor]) -> str:
+    """The shapes, types and devices of the first tensors."""
+    return ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')} on {t.device}" for t in tensors[:4])
 
 
 def call_hint(
     model: nn.Module, inputs: Any, args: Sequence[Any], kwargs: Mapping[str, Any], error: BaseException
 ) -> str:
-    """A sentence with the way out, "" if nothing is known.
-
-    Arguments:
-        inputs: what the user gave; ``args`` and ``kwargs`` are what was made of it.
-    """
+    """A sentence with the way out, "" if nothing is known."""
     if is_missing_device(error):
         return (
             "The code of the model asks for a device that is not there. Let it use that of its input: x.device, not "

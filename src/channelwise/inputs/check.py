@@ -24,6 +24,8 @@ _QUANTISED = tuple(
 )
 _STILL_FLOAT = ("FloatFunctional", "FXFloatFunctional")
 """Of these packages, but they calculate with floating point numbers: a quantiser replaces them later."""
+SUPERNET = "_channelwise_supernet"
+"""The attribute of a once-for-all supernet: the digest of the search space that it was built with."""
 _PREPARED = tuple(f"torch.ao.quantization.{kind}" for kind in ("observer", "fake_quantize"))
 
 
@@ -141,6 +143,10 @@ def _check_module(name: str, module: nn.Module) -> None:
             f"{where} is quantised ({type(module).__module__}.{type(module).__name__}). Prune the floating-point model "
             "and quantise the result."
         )
+    if SUPERNET in vars(module):
+        raise UnsupportedModelError(
+            f"{where} is a supernet already. Give the model it was made from, or a subnet from get_static_subnet()."
+        )
     if type(module).__module__.startswith(_PREPARED):
         raise UnsupportedModelError(
             f"{where} is a {type(module).__name__}: the model is prepared for quantisation, its numbers of channels "
@@ -184,6 +190,13 @@ def _check_match(model: nn.Module, tensors: list[torch.Tensor]) -> None:
             f"inputs are {floating.dtype} and the model is {first.dtype} ({name}). Give inputs of the model's type: "
             f"inputs.to({first.dtype})."
         )
+
+
+def check_flag(name: str, value: object) -> bool:
+    """``value`` as a truth value; a text such as "no" would be taken for yes."""
+    if not isinstance(value, (bool, np.bool_)) and not (isinstance(value, int) and value in (0, 1)):
+        raise InvalidArgumentError(f"{name}={value!r}: must be True or False.")
+    return bool(value)
 
 
 def describe(value: object) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from channelwise.errors import InvalidArgumentError
+from channelwise.inputs.check import check_flag
 from channelwise.ranking import Criterion, get
 from channelwise.select.budget import check_share, kept_shares
 from channelwise.select.widths import check_count
@@ -73,6 +74,7 @@ class Channels:
     ranking: str | Criterion | None = None
 
     def __post_init__(self) -> None:
+        check_flag("with_group_conv", self.with_group_conv)
         check_count("channel_divisible", self.channel_divisible)
         if self.ranking is not None:
             get(self.ranking)

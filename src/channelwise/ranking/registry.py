@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from channelwise.errors import InvalidArgumentError
+from channelwise.errors import ChannelwiseError, InvalidArgumentError, with_hint
 from channelwise.structure import Group, Structure
 
 Criterion = Callable[[Group, Mapping[str, torch.Tensor]], Any]
@@ -90,7 +90,15 @@ def scores(ranking: str | Criterion, group: Group, tensors: Mapping[str, torch.T
         raise InvalidArgumentError(
             f"The ranking {name!r} needs the model: use channelwise.ranking.bind(ranking, model, structure)."
         )
-    returned = criterion(group, tensors)
+    try:
+        returned = criterion(group, tensors)
+    except ChannelwiseError:
+        raise
+    except Exception as error:
+        raise InvalidArgumentError(
+            f"The ranking {name!r} raised {type(error).__name__} for the group {group.name!r}: "
+            f"{with_hint(error, 'It is called as ranking(group, tensors).')}"
+        ) from error
     kind = type(returned).__name__
     if isinstance(returned, torch.Tensor):
         returned = returned.detach().cpu()

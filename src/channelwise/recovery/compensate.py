@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError
 from channelwise.inputs.batches import batches_of, forward
+from channelwise.inputs.check import describe
 from channelwise.recovery.batchnorm import Pool, tracks_statistics, write_statistics
 from channelwise.recovery.least_squares import RIDGE, improved
 from channelwise.recovery.lockstep import PausingPass
@@ -29,7 +30,7 @@ from channelwise.statistics.moments import Moments
 from channelwise.statistics.products import Product, ProductWatch, batch_norm_call
 from channelwise.surgery.clone import clone_module
 from channelwise.surgery.cuts import Cut, cut_tensors
-from channelwise.surgery.slim import own_parameters
+from channelwise.surgery.slim import check_slim, own_parameters
 from channelwise.tensors import named_tensors
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,13 @@ def compensate(
         InvalidArgumentError: the loader yields nothing usable.
         EvaluationError: a layer reads NaN, infinity or numbers too large on a batch; it names the batch.
     """
+    if not isinstance(slim, nn.Module) or not isinstance(graph, ChannelGraph):
+        raise InvalidArgumentError(
+            f"compensate takes (slim, graph, selection, loader), not {describe(slim)} and {describe(graph)}: "
+            "slim = graph.slim(selection), graph = channelwise.trace(model, inputs)."
+        )
     structure, model = graph.structure, graph.model
+    check_slim(slim, structure, selection)
     given = list(batches_of(loader, batches))
     cuts = cut_tensors(structure, selection).tensors
     own_parameters(slim, model, dict(slim.named_parameters(remove_duplicate=False)))

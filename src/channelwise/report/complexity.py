@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from channelwise.inputs.batches import evaluating
+from channelwise.inputs.calls import running
 from channelwise.inputs.check import check_model
 from channelwise.inputs.example import as_arguments, number_of_samples, own_copy
 from channelwise.report.summary import quantity
@@ -34,13 +35,13 @@ def model_complexity(
         MACs and parameters.
 
     Raises:
-        InvalidArgumentError, UnsupportedModelError: what is given is no model, or does not fit the inputs.
+        InvalidArgumentError, UnsupportedModelError, TraceError: what is given is no model, or does not fit the inputs.
     """
     model = check_model(model, inputs)
     args, kwargs = as_arguments(inputs)
     samples = number_of_samples(args, kwargs) or 1
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), evaluating(model), counter:
+    with running(model, inputs, args, kwargs), torch.no_grad(), evaluating(model), counter:
         model(*own_copy(args), **own_copy(kwargs))
     operations = counter.get_total_flops() / samples
     work = operations if return_flops else operations / 2

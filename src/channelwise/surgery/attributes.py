@@ -12,6 +12,8 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from channelwise.errors import InvalidArgumentError
+from channelwise.inputs.check import describe
 from channelwise.structure import Size, Structure
 from channelwise.surgery.slicing import NUMBERS
 from channelwise.tracing.code.numbers import number_of, with_numbers
@@ -82,7 +84,13 @@ def fixer(*classes: type[nn.Module], attributes: tuple[str, ...] = ()) -> Callab
         ...     module.width = sizes.after["scale"][0]
     """
 
+    for cls in classes:
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            raise InvalidArgumentError(f"fixer takes classes of modules, such as MyScale, not {describe(cls)}.")
+
     def register(fix: F) -> F:
+        if not callable(fix):
+            raise InvalidArgumentError(f"A fixer is a function (module, sizes), not {describe(fix)}.")
         _registry.update((cls, Fixer(fix, tuple(attributes))) for cls in classes)
         return fix
 

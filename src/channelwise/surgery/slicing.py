@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
+from channelwise.inputs.check import describe
 from channelwise.selection import Selection
 from channelwise.structure import Structure
 from channelwise.surgery.cuts import Cut, Cuts, cut_tensors
@@ -119,6 +120,11 @@ def placed(state: dict[str, Any], destination: Any, prefix: str) -> Any:
     """A state dict put into ``destination``, its keys with ``prefix``, as `torch.nn.Module.state_dict` does."""
     if destination is None and not prefix:
         return state
+    if not isinstance(prefix, str) or not (destination is None or isinstance(destination, MutableMapping)):
+        raise InvalidArgumentError(
+            f"A state dict goes into a dict, with a text before its keys; not into {describe(destination)} with "
+            f"{describe(prefix)}."
+        )
     result: Any = OrderedDict() if destination is None else destination
     result.update((prefix + key, value) for key, value in state.items())
     metadata = getattr(state, "_metadata", None)

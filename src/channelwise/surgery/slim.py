@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.selection import Selection
+from channelwise.selection import Selection, removed_channels
 from channelwise.structure import Structure
 from channelwise.surgery.attributes import fix_attributes, resized_modules
 from channelwise.surgery.clone import Companion, clone_module, like_parameter, stand_in
@@ -51,6 +51,16 @@ def slim_model(
         restore(slim)
     fix_attributes(slim, resized_modules(model, shapes), structure, {n: len(k) for n, k in selection.kept.items()})
     return slim
+
+
+def check_slim(slim: nn.Module, structure: Structure, selection: Selection) -> None:
+    """Raise InvalidArgumentError unless the parameters of ``slim`` have the sizes that the selection leaves."""
+    removed_channels(structure, selection)
+    counts = selection.counts()
+    for name, parameter in slim.named_parameters():
+        sizes = structure.tensor_sizes.get(structure.aliases.get(name, name))
+        if sizes is not None:
+            check_shape(name, tuple(parameter.shape), tuple(size(counts) for size in sizes))
 
 
 def own_parameters(slim: nn.Module, model: nn.Module, names: Collection[str]) -> None:

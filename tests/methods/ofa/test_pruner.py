@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import channelwise as cw
-from channelwise.errors import ChannelwiseError, InvalidArgumentError, NothingToPruneError
+from channelwise.errors import ChannelwiseError, InvalidArgumentError, NothingToPruneError, UnsupportedModelError
 from channelwise.methods.ofa import OFAPruner
 from channelwise.methods.ofa.space import SpaceFile
 from channelwise.recovery import recalibrate
@@ -191,7 +191,7 @@ class TestSeveralSupernets:
 
     def test_a_supernet_is_no_model_to_start_from(self) -> None:
         _, model = supernet()
-        with pytest.raises(InvalidArgumentError, match="supernet"):
+        with pytest.raises(UnsupportedModelError, match="supernet"):
             OFAPruner(model, INPUTS)
 
 

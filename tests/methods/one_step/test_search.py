@@ -14,9 +14,9 @@ from optuna.storages import RDBStorage
 from torch import nn
 
 from channelwise.errors import EvaluationError
+from channelwise.execution import devices
 from channelwise.io.process import Process
 from channelwise.methods import IterativePruningRunner, OneStepPruningRunner
-from channelwise.methods.one_step import runner as one_step
 from channelwise.methods.search_loop import FAILURES
 from channelwise.search import Trial, get, signs, study
 from tests.methods.searched import IMAGES, INPUTS, LOADER, Logged, nearness, score_of, wide, widths
@@ -287,11 +287,11 @@ def test_gpus_without_a_gpu_mean_the_cpu_and_that_is_said_once(
     runner: Runner, logged: Logged, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    one_step._say_once.cache_clear()
+    devices._say_once.cache_clear()
     searched(runner(), logged, 2, gpus=["0"])
     searched(runner(), logged, 3, gpus=["0"])
     assert len(logged.calls()) == 3
-    assert sum("evaluated on the CPU" in record.message for record in caplog.records) == 1
+    assert sum("no CUDA device" in record.message for record in caplog.records) == 1
 
 
 def test_what_a_vanished_machine_has_begun_is_evaluated_in_the_same_call(

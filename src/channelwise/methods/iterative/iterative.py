@@ -17,7 +17,7 @@ from channelwise.evaluate.evaluation import Evaluation
 from channelwise.evaluate.job import CandidateJob
 from channelwise.execution import Executor
 from channelwise.execution.where import Where
-from channelwise.inputs.check import model_device
+from channelwise.inputs.check import check_flag, model_device
 from channelwise.methods.arguments import (
     check_kinds,
     check_mode,
@@ -70,6 +70,7 @@ class Iterative:
             (self.channels, "channels", Channels, "Channels(excludes=[...])"),
         )
         check_path("folder", self.folder)
+        check_flag("quiet", self.quiet)
 
     def ana(self, evaluation: Evaluation, *, where: Where = Where(), forced: bool = False) -> None:
         """Evaluate the model and every group at sparsities 0.1 to 0.9, and save the scores as they come.
@@ -100,7 +101,7 @@ class Iterative:
             return place.start(CandidateJob(self.graph.model, structure, evaluation.eval_fn, evaluation.args), tasks)
 
         analysis = Analysis(self._file(), self.graph, excluded, self._chooser())
-        analysis.run(executor_for, forced=bool(forced), quiet=self.quiet)
+        analysis.run(executor_for, forced=check_flag("forced", forced), quiet=self.quiet)
 
     def prune(
         self,

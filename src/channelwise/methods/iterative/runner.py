@@ -12,6 +12,7 @@ from channelwise.api import trace
 from channelwise.errors import InvalidArgumentError
 from channelwise.evaluate.evaluation import EvalFn, Evaluation
 from channelwise.execution.where import Where
+from channelwise.inputs.check import check_flag
 from channelwise.methods.arguments import check_one_of, check_path
 from channelwise.methods.info_file import write_info
 from channelwise.methods.iterative.iterative import Iterative
@@ -47,6 +48,7 @@ class IterativePruningRunner:
     ) -> None:
         Channels(ranking=ranking)  # checked before the model is traced, which takes longer
         check_path("folder", folder)
+        check_flag("quiet", quiet)
         self._graph = trace(model, inputs)
         self._folder, self._ranking, self._quiet = folder, ranking, quiet
 

@@ -13,13 +13,14 @@ from torch import nn
 
 from channelwise.api import ChannelGraph
 from channelwise.errors import NothingToPruneError
+from channelwise.inputs.check import SUPERNET
 from channelwise.inputs.example import as_arguments, varied
 from channelwise.methods.arguments import listed
 from channelwise.methods.ofa.kernels import ElasticKernel
 from channelwise.methods.ofa.plan import Plans
 from channelwise.methods.ofa.sorting import importance_order, sorted_tensors
 from channelwise.methods.ofa.space import SearchSpace
-from channelwise.methods.ofa.supernet import MARK, Supernet
+from channelwise.methods.ofa.supernet import Supernet
 from channelwise.ranking import Criterion, Weights, bind
 from channelwise.surgery.clone import clone_module, stand_in
 from channelwise.verify.outputs import unlike
@@ -97,7 +98,7 @@ def build_supernet(graph: ChannelGraph, space: SearchSpace, ranking: str | Crite
         if plan.kernel >= 0:
             ElasticKernel.add_matrices(module, space.choices[plan.kernel].candidates)
     supernet = Supernet(structure, space, plans, orders)
-    model.__dict__[MARK] = supernet.digest
+    model.__dict__[SUPERNET] = supernet.digest
     return supernet, model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
@@ -75,6 +76,7 @@ def save_pareto(found: Any, path: str | os.PathLike[str]) -> None:
         InvalidArgumentError: ``found`` is neither.
         ResultsFileError: it cannot be written.
     """
+    found = _plain(found)
     if _is_setting(found):
         write_json(path, SettingFile(setting=found, check=checksum(found)))
         return
@@ -135,6 +137,14 @@ def _check_setting(path: str | os.PathLike[str], setting: Setting, space: Search
             space.values(setting)
     except InvalidArgumentError as error:
         raise ResultsFileError(f"{path} does not fit this supernet: {error}") from error
+
+
+def _plain(found: Any) -> Any:
+    """The same as JSON has it, numbers of NumPy included."""
+    try:
+        return json.loads(json.dumps(found, default=lambda value: value.item()))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidArgumentError(f"save_subnet_config takes what JSON can hold: {error}.") from error
 
 
 def _is_subnet(subnet: Any) -> bool:

@@ -19,6 +19,7 @@ from channelwise.evaluate.images import images_of
 from channelwise.evaluate.repair import Repair
 from channelwise.execution.where import Where
 from channelwise.inputs.batches import ForwardFn
+from channelwise.inputs.check import SUPERNET, check_flag
 from channelwise.io.record import write_json
 from channelwise.methods.arguments import check_path
 from channelwise.methods.ofa.building import checked_supernet
@@ -29,7 +30,7 @@ from channelwise.methods.ofa.sampling import Mode, Sampler
 from channelwise.methods.ofa.search import search_subnets
 from channelwise.methods.ofa.search_arguments import Effort, Metric, Window, either
 from channelwise.methods.ofa.space import SearchSpace, SpaceFile
-from channelwise.methods.ofa.supernet import MARK, Supernet, bare
+from channelwise.methods.ofa.supernet import Supernet, bare
 from channelwise.methods.ofa.window import WindowSpace
 from channelwise.methods.other_names import other_names
 from channelwise.ranking import Criterion, get
@@ -66,16 +67,12 @@ class OFAPruner:
     ) -> None:
         get(ranking)
         check_path("folder", folder)
-        if isinstance(model, nn.Module) and MARK in bare(model).__dict__:
-            raise InvalidArgumentError(
-                "model is a supernet already: give the model it was made from, or a subnet from get_static_subnet()."
-            )
         self._graph = trace(model, inputs)
         self._inputs = inputs
         self._name = type(self._graph.model).__name__
         self._folder = Path(folder)
         self._ranking = ranking
-        self._quiet = quiet
+        self._quiet = check_flag("quiet", quiet)
         self._supernets: dict[str, Supernet] = {}
         self._latest: Supernet | None = None
         self._sampler = Sampler()
@@ -107,9 +104,9 @@ class OFAPruner:
             NothingToPruneError: no width can change.
         """
         divisor = channel_divisible if channel_divisble is None else channel_divisble
-        space = search_space(
-            self._graph, expand_ratio, divisor, excludes, ends=bool(auto_add_excludes), kernels=bool(elastic_kernel)
-        )
+        ends, kernels = check_flag("auto_add_excludes", auto_add_excludes), check_flag("elastic_kernel", elastic_kernel)
+        check_flag("save_search_space", save_search_space)
+        space = search_space(self._graph, expand_ratio, divisor, excludes, ends=ends, kernels=kernels)
         supernet, model = checked_supernet(self._graph, space, self._ranking, self._inputs)
         self._latest = self._supernets[supernet.digest] = supernet
         if save_search_space:
@@ -333,7 +330,7 @@ class OFAPruner:
         return search_subnets(
             supernet, bare(ofa_model), evaluation, Metric(evaluation_metric, min_or_max_metric), repair, window, effort,
             Where(gpus, workers, executor), name=self._name, storage=place, strategy=strategy, seed=seed,
-            forced=bool(forced), quiet=self._quiet,
+            forced=check_flag("forced", forced), quiet=self._quiet,
         )  # fmt: skip
 
     def save_subnet_config(self, pareto: Pareto | Setting, path: str | os.PathLike[str]) -> None:
@@ -361,7 +358,7 @@ class OFAPruner:
         return self._latest
 
     def _supernet_of(self, model: Any) -> Supernet:
-        digest = bare(model).__dict__.get(MARK)
+        digest = bare(model).__dict__.get(SUPERNET)
         supernet = self._supernets.get(digest) if digest is not None else None
         if supernet is None:
             self._supernet()

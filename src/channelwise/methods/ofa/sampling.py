@@ -32,7 +32,9 @@ class Sampler:
 
     def _generator(self, seed: int | None, training: bool) -> random.Random:
         if seed is not None:
-            return random.Random(seed)
+            if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+                raise InvalidArgumentError(f"seed={seed!r}: must be a whole number, or None.")
+            return random.Random(int(seed))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # Not the global generator: processes seed it differently. Evaluations on one process must not count.
             self._drawn[training] += 1

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
+from channelwise.inputs.check import describe
 from channelwise.methods.ofa.choices import Setting
 from channelwise.methods.ofa.pruner import OFAPruner
 from channelwise.methods.ofa.sampling import Mode
@@ -40,6 +41,10 @@ def sandwich(
     """
     if not is_number(n_random) or n_random != int(n_random) or n_random < 0:
         raise InvalidArgumentError(f"n_random={n_random!r}: must be a whole number of at least 0.")
+    if not isinstance(pruner, OFAPruner):
+        raise InvalidArgumentError(f"pruner must be the OFAPruner that made the supernet, not {describe(pruner)}.")
+    if step is not None and (not is_number(step) or step != int(step)):
+        raise InvalidArgumentError(f"step={step!r}: must be the number of the training step, a whole one.")
     modes: list[Mode] = ["max", "min", *["random"] * int(n_random)]  # type: ignore[list-item]
     wrapped = getattr(ofa_model, "_orig_mod", ofa_model)
     parallel = wrapped if isinstance(wrapped, nn.parallel.DistributedDataParallel) else None

@@ -66,7 +66,10 @@ def search_subnets(
         model: the supernet's model, without wrappers.
         name: of the model's class.
     """
-    space, step = WindowSpace(supernet.space, window.low * 1e6, window.high * 1e6, window.unit), window.step
+    space, step = (
+        WindowSpace(supernet.space, float(window.low) * 1e6, float(window.high) * 1e6, window.unit),
+        float(window.step),
+    )
     chosen = get_strategy(effort.evolution(step) if strategy is None else strategy)
     place = where.place(model_device(model))
     options = {

@@ -26,7 +26,7 @@ class Metric:
                 f"evaluation_metric={self.name!r}: must be the name of what eval_fn returns, such as 'acc1', and "
                 f"none of {', '.join(sorted(_TAKEN))}."
             )
-        if self.best not in _DIRECTIONS:
+        if not isinstance(self.best, str) or self.best not in _DIRECTIONS:
             raise InvalidArgumentError(f"min_or_max_metric={self.best!r}: must be 'max' (larger is better) or 'min'.")
 
     @property

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.inputs.check import describe
+from channelwise.inputs.check import SUPERNET, describe
 from channelwise.methods.ofa.kernels import ElasticKernel
 from channelwise.methods.ofa.plan import ModulePlan, Plans
 from channelwise.methods.ofa.space import SearchSpace
@@ -21,8 +21,6 @@ from channelwise.surgery.clone import stand_in
 from channelwise.surgery.fixers import kernel_attributes
 from channelwise.surgery.slim import slim_model
 
-MARK = "_channelwise_supernet"
-"""The attribute of a supernet's model that says which search space it was built with."""
 ACTIVE = "_channelwise_active"
 """The attribute that says which subnet it runs: the values of all choices."""
 
@@ -114,7 +112,7 @@ class Supernet:
         return next(plan for plan in self._plans.modules if plan.name == name)
 
     def _made_static(self, clone: nn.Module) -> None:
-        clone.__dict__.pop(MARK, None)
+        clone.__dict__.pop(SUPERNET, None)
         clone.__dict__.pop(ACTIVE, None)
         modules = dict(clone.named_modules())
         for plan in self._plans.modules:
@@ -131,9 +129,13 @@ def bare(model: Any) -> nn.Module:
         if not isinstance(model, nn.Module):
             raise InvalidArgumentError(f"ofa_model must be the model that ofa_model() returned, not {describe(model)}.")
         inner = model._modules.get("_orig_mod", model._modules.get("module"))
-        if MARK in model.__dict__ or inner is None:
+        if SUPERNET in model.__dict__ or inner is None:
             return model
-        if not isinstance(model, _WRAPPERS) and "_orig_mod" not in model._modules and MARK not in bare(inner).__dict__:
+        if (
+            not isinstance(model, _WRAPPERS)
+            and "_orig_mod" not in model._modules
+            and SUPERNET not in bare(inner).__dict__
+        ):
             return model
         model = inner
 

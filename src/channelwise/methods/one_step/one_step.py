@@ -19,7 +19,7 @@ from channelwise.evaluate.job import CandidateJob
 from channelwise.evaluate.repair import Repair, has_batch_norm
 from channelwise.execution import Executor
 from channelwise.execution.where import Where
-from channelwise.inputs.check import model_device
+from channelwise.inputs.check import check_flag, model_device
 from channelwise.methods.arguments import check_kinds, check_mode, check_path
 from channelwise.methods.excluded_groups import excluded_groups
 from channelwise.methods.info_file import pruning_info, write_info, write_unasked
@@ -79,6 +79,7 @@ class OneStep:
             (self.channels, "channels", Channels, "Channels(excludes=[...])"),
         )
         check_path("folder", self.folder)
+        check_flag("quiet", self.quiet)
 
     def search(
         self,
@@ -128,7 +129,7 @@ class OneStep:
         with open_study(
             space, self._name, storage=self._storage, strategy=options.strategy, seed=options.seed,
             budget=options.candidates, direction=options.direction, options=conditions,
-            describe=lambda counts: {NOTE: pack(chooser(counts), graph.structure)}, forced=bool(forced),
+            describe=lambda counts: {NOTE: pack(chooser(counts), graph.structure)}, forced=check_flag("forced", forced),
         ) as study:  # fmt: skip
             run = SearchRun(study, options.candidates, payload=lambda one: one.notes.get(NOTE), quiet=self.quiet)
             run.mention()

@@ -18,6 +18,7 @@ from channelwise.evaluate.images import Images, images_of
 from channelwise.evaluate.repair import Repair
 from channelwise.execution.where import Where
 from channelwise.inputs.batches import ForwardFn
+from channelwise.inputs.check import check_flag
 from channelwise.methods.arguments import check_path
 from channelwise.methods.info_file import write_info
 from channelwise.methods.one_step.one_step import OneStep
@@ -61,6 +62,7 @@ class OneStepPruningRunner:
     ) -> None:
         Channels(ranking=ranking)  # checked before the model is traced, which takes longer
         check_path("folder", folder)
+        check_flag("quiet", quiet)
         self._graph = trace(model, inputs)
         self._folder, self._ranking, self._quiet, self._storage = folder, ranking, quiet, storage
         self._images: list[Images] = []
