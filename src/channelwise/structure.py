@@ -280,6 +280,20 @@ def network_of(structure: Structure) -> Network:
     return Network(structure.digest(), {name: info.shape for name, info in structure.tensors.items()})
 
 
+def other_groups(there: Mapping[str, int | None], here: Mapping[str, int], what: str) -> str:
+    """What differs between the groups of a file's network and those ``here``, in words; sizes that are None fit.
+
+    ``what`` else: groups are the same, and it is something that the file does not tell.
+    """
+    for name, size in there.items():
+        if name not in here:
+            return f"it has a group {name!r}, which is not here"
+        if size is not None and size != here[name]:
+            return f"its group {name!r} has {size} channels, not {here[name]}"
+    missing = [name for name in here if name not in there]
+    return f"it has no group {missing[0]!r}" if missing and there else what
+
+
 def unknown_group(structure: Structure, group: Any, where: str) -> str:
     """The message for a group name that the structure does not have."""
     names = [g.name for g in structure.groups]

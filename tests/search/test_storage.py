@@ -82,7 +82,7 @@ def test_where_the_table_of_parameters_is_another_optuna_fills_it(
 
 def test_the_search_of_another_network_is_refused_and_left_alone(path: Path) -> None:
     before = path.read_bytes()
-    with pytest.raises(ResultsFileError, match=r"Net\.search is the search of another network.*forced=True"):
+    with pytest.raises(ResultsFileError, match=r"another network.*'net.0.conv' has 16 channels, not 20.*forced=True"):
         begin(path, widths=(20, 30))
     with pytest.raises(ResultsFileError, match="only of another one"):
         read_searches(path, space((20, 30)).structure)

@@ -17,7 +17,7 @@ from channelwise.io.atomic import writing
 from channelwise.io.journal import Journal
 from channelwise.io.record import Record, first_problem
 from channelwise.select.budget import counts_for_sparsity
-from channelwise.structure import Structure
+from channelwise.structure import Structure, other_groups
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class SensitivityFile:
         lines = self._journal.read()
         if not lines:
             raise self._journal.damaged(1, "the header is missing")
-        self._check_header(*lines[0])
+        self._check_header(*lines[0], measured=[line.get("group") for _, line in lines[1:]])
         sensitivity = Sensitivity()
         sizes = self._structure.full()
         for number, line in lines[1:]:
@@ -170,7 +170,7 @@ class SensitivityFile:
             return False
         return bool(lines) and lines[0][1].get("digest") == self._header.digest
 
-    def _check_header(self, number: int, line: Mapping[str, Any]) -> None:
+    def _check_header(self, number: int, line: Mapping[str, Any], measured: Iterable[Any]) -> None:
         version = line.get("version")
         if isinstance(version, int) and version > VERSION:
             raise ResultsFileError(
@@ -182,9 +182,12 @@ class SensitivityFile:
         except ValidationError as error:
             raise self._journal.damaged(number, first_problem(error)) from error
         if header.digest != self._header.digest:
+            sizes = self._structure.full()
+            unknown = {name: None for name in measured if isinstance(name, str) and name not in sizes}
+            differs = other_groups(unknown, sizes, "it has other layers or sizes")
             raise ResultsFileError(
-                f"{self.path} is the analysis of another network (of class {header.model} too, but with other layers "
-                "or sizes). Keep both by giving this runner another folder (folder='...') or the model's class another "
+                f"{self.path} is the analysis of another network (of class {header.model} too): {differs}. "
+                "Keep both by giving this runner another folder (folder='...') or the model's class another "
                 "name, or replace the file with ana(..., forced=True)."
             )
 

@@ -14,7 +14,7 @@ from channelwise.io.atomic import writing
 from channelwise.io.record import Record, checksum, read_json, write_json
 from channelwise.report import Summary
 from channelwise.selection import Selection
-from channelwise.structure import Structure
+from channelwise.structure import Structure, other_groups
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +85,11 @@ def read_spec(path: str | os.PathLike[str], structure: Structure) -> Spec:
         )
     spec = read_json(path, Spec)
     if spec.digest != structure.digest():
+        differs = other_groups(
+            _sizes(spec), structure.full(), "layers have other shapes, or other channels go together"
+        )
         raise ResultsFileError(
-            f"{path} is of another network (of class {spec.model}): {_difference(spec, structure)}. Give a spec of "
+            f"{path} is of another network (of class {spec.model}): {differs}. Give a spec of "
             "this one; prune(removal_ratio=...) writes it."
         )
     sizes = structure.full()
@@ -114,19 +117,12 @@ def read_spec(path: str | os.PathLike[str], structure: Structure) -> Spec:
     return spec
 
 
-def _difference(spec: Spec, structure: Structure) -> str:
-    """What is other in the network of a spec, as far as the groups in it show that."""
-    sizes = structure.full()
-    for name, group in spec.groups.items():
-        if name not in sizes:
-            return f"it has a group {name!r}, which is not here"
-        size = (
-            sizes[name] if group.kept is None or group.sparsity >= 1 else round(len(group.kept) / (1 - group.sparsity))
-        )
-        if size != sizes[name]:
-            return f"its group {name!r} has {size} channels, not {sizes[name]}"
-    missing = [name for name in sizes if name not in spec.groups]
-    return f"it has no group {missing[0]!r}" if missing else "layers have other shapes, or other channels go together"
+def _sizes(spec: Spec) -> dict[str, int | None]:
+    """How many channels the groups of the spec's network have, where that can be told."""
+    return {
+        name: round(len(group.kept) / (1 - group.sparsity)) if group.kept is not None and group.sparsity < 1 else None
+        for name, group in spec.groups.items()
+    }
 
 
 def _version(path: str | os.PathLike[str]) -> int:

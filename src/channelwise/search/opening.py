@@ -76,7 +76,7 @@ def open_study(
         strategy=chosen.name, seed=int(seed),
     )  # fmt: skip
     own_file = isinstance(storage, os.PathLike) or (isinstance(storage, str) and "://" not in storage)
-    check = (lambda opened_storage: check_network(opened_storage, key)) if own_file else None
+    check = (lambda opened_storage: check_network(opened_storage, key, space.sizes)) if own_file else None
     with quiet_optuna(), opened(storage, lock=True, forced=forced, check=check) as place:
         study_id = _study(place, key, header, forced)
         study = SearchStudy(

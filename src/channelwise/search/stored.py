@@ -12,21 +12,37 @@ from channelwise.search.records import read_header, read_trial
 from channelwise.search.results import Key, SearchResults
 from channelwise.search.storage import Storage, opened
 from channelwise.select.budget import Words, kept_shares
-from channelwise.structure import Structure
+from channelwise.structure import Structure, other_groups
 
 
-def check_network(storage: Storage, key: Key) -> None:
-    """Raise UnusableFileError if a file holds searches of another network, or of a newer version."""
+def check_network(storage: Storage, key: Key, sizes: Mapping[str, int]) -> None:
+    """Raise UnusableFileError if a file holds searches of another network, or of a newer version.
+
+    ``sizes``: of what is searched in this network, by name.
+    """
     with storage.errors():
         studies = storage.optuna.get_all_studies()
     for study in studies:
         header = read_header(study.study_name, study.user_attrs, storage.where)
         if header is not None and header.digest != key.digest:
+            differs = other_groups(
+                _sizes(storage, study.study_name), sizes, "it has other layers, or other numbers of channels to choose"
+            )
             raise UnusableFileError(
-                f"{storage.where} is the search of another network (of class {header.model} too, but with other layers "
-                "or sizes). Keep both by giving this runner another folder (folder='...') or the model's class another "
+                f"{storage.where} is the search of another network (of class {header.model} too): {differs}. "
+                "Keep both by giving this runner another folder (folder='...') or the model's class another "
                 "name, or replace the file with search(..., forced=True)."
             )
+
+
+def _sizes(storage: Storage, study: str) -> dict[str, int | None]:
+    """The names in the first candidate of a search, with what their kept shares say of their sizes."""
+    with storage.errors():
+        trials = storage.optuna.get_all_trials(storage.optuna.get_study_id_from_name(study), deepcopy=False)
+    found = (read_trial(trial, None, storage.where) for trial in trials[:1])
+    counts = {name: count for trial in found if trial is not None for name, count in trial.counts.items()}
+    shares = {name: trials[0].params.get(name, 0.0) for name in counts}
+    return {name: round(n / shares[name]) if 1e-6 < shares[name] <= 1 else None for name, n in counts.items()}
 
 
 def read_searches(place: Any, structure: Structure) -> list[SearchResults]:
