@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from channelwise.io.process import Process, this_process
 from channelwise.search import Candidate, open_study, signs
+from channelwise.search.patience import Patient
 from channelwise.search.storage import Storage
 from tests.search.searches import climb, space
 
@@ -174,3 +181,60 @@ def test_a_database_in_memory_is_not_shared(caplog: pytest.LogCaptureFixture) ->
     with open_study(space(), "Net", storage="sqlite://", budget=3) as study:
         assert len(climb(study)) == 3
     assert "sign of life" not in caplog.text
+
+
+def test_what_a_search_of_this_process_could_not_release_is_evaluated_again(tmp_path: Path) -> None:
+    storage = shared(tmp_path / "all.db")
+    with open_study(space(), "Net", storage=storage, budget=5) as study:
+        begun = study.ask()
+        study._mine.clear()  # the database did not answer when it was to be released
+    assert begun is not None
+    with open_study(space(), "Net", storage=storage, budget=5) as study:
+        assert begun.counts in [candidate.counts for candidate in climb(study)]
+        assert len(study.results.complete) == 5
+
+
+def test_a_call_whose_answer_was_lost_is_not_carried_out_twice(tmp_path: Path) -> None:
+    class LosesAnswers:
+        """Carries out what it is asked, and breaks off the connection before it answers, once for every call."""
+
+        def __init__(self, storage: RDBStorage) -> None:
+            self.storage, self.lost = storage, set[str]()
+
+        def __getattr__(self, name: str) -> Any:
+            method = getattr(self.storage, name)
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                found = method(*args, **kwargs)
+                if name not in self.lost:
+                    self.lost.add(name)
+                    raise OperationalError("COMMIT", None, Exception("server closed the connection unexpectedly"))
+                return found
+
+            return call
+
+    storage = shared(tmp_path / "all.db")
+    flaky: Any = LosesAnswers(storage)
+    patient = Patient(flaky, "all.db")
+    study = storage.create_new_study([StudyDirection.MAXIMIZE], "one")
+    template = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={"candidate": 1})
+    number = patient.create_new_trial(study, template)
+    assert [trial._trial_id for trial in storage.get_all_trials(study)] == [number]
+    assert patient.set_trial_state_values(number, TrialState.COMPLETE, [0.5])
+    assert patient.get_trial(number).value == 0.5
+    assert flaky.lost >= {"create_new_trial", "set_trial_state_values", "get_trial"}
+    assert patient.back > 0
+    with pytest.raises(UpdateFinishedTrialError):
+        patient.set_trial_state_values(number, TrialState.COMPLETE, [0.75])
+
+
+def test_the_time_in_which_a_database_did_not_answer_is_nobodys_silence(tmp_path: Path) -> None:
+    place = Storage("all.db", shared(tmp_path / "all.db"))
+    study = place.optuna.create_new_study([StudyDirection.MAXIMIZE], "one")
+    watching = signs.Signs(place, study)
+    assert not watching.silent(ELSEWHERE)
+    watching._seen = {name: (None, at - 2 * signs.SILENT_SECONDS) for name, (_, at) in watching._seen.items()}
+    assert watching.silent(ELSEWHERE)
+    place._patient = Patient(place.optuna, "all.db")
+    place._patient.back = time.monotonic()
+    assert not watching.silent(ELSEWHERE)

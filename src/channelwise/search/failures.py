@@ -31,12 +31,13 @@ def storage_errors(where: str, path: Path | None = None) -> Iterator[None]:
     except UNREADABLE as error:
         raise damaged(path or where, f"{type(error).__name__}: {error}") from error
     except STORAGE_ERRORS as error:
-        cause = _root(error)
+        cause = root(error)
         if isinstance(cause, sqlite3.DatabaseError) and not _passes(cause):
             raise damaged(path or where, str(cause)) from error
         verb = "Cannot use" if path is not None else "Cannot reach"
         raise ResultsFileError(
-            f"{verb} {where}: {cause}. What is finished is kept; the search goes on from there when it is called again."
+            f"{verb} {where}: {first_line(cause)}. What is finished is kept; the search goes on from there when it is "
+            "called again."
         ) from error
 
 
@@ -55,7 +56,13 @@ def _passes(cause: sqlite3.DatabaseError) -> bool:
     )
 
 
-def _root(error: BaseException) -> BaseException:
+def first_line(cause: BaseException) -> str:
+    """What an error says, without the advice that drivers add to it."""
+    said = str(cause).strip()
+    return said.splitlines()[0].rstrip(".") if said else type(cause).__name__
+
+
+def root(error: BaseException) -> BaseException:
     """What the database driver said, below what others made of it."""
     while True:
         below = getattr(error, "orig", None) or error.__cause__

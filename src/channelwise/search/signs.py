@@ -52,8 +52,8 @@ class Signs:
                 self._seen[name] = value, now
 
     def silent(self, process: Process) -> bool:
-        """Whether a process has shown no sign for SILENT_SECONDS of watching."""
-        return time.monotonic() - self._last(process) > SILENT_SECONDS
+        """Whether a process has shown no sign for SILENT_SECONDS of watching, in which the storage answered."""
+        return time.monotonic() - max(self._last(process), self._storage.back) > SILENT_SECONDS
 
     def shown_since(self, process: Process, moment: float) -> bool:
         """Whether a process that was watched at a ``moment`` of `time.monotonic` has shown a sign after it."""

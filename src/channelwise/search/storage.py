@@ -7,8 +7,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy
 from optuna.distributions import FloatDistribution, distribution_to_json
@@ -23,6 +24,7 @@ from channelwise.io.journal import SYNC_SECONDS
 from channelwise.io.lock import locked
 from channelwise.search import sqlite
 from channelwise.search.failures import UnusableFileError, storage_errors
+from channelwise.search.patience import Patient
 from channelwise.search.sampler import quiet_optuna
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,10 @@ class Storage:
         self.path = path
         self.shared = path is None and not _in_memory(storage)
         self._database = storage if isinstance(storage, RDBStorage) and _has_parameters(storage) else None
+        self._patient: Patient | None = None
+        if isinstance(storage, RDBStorage) and not _is_sqlite(storage.engine.url):
+            self._patient = Patient(self.optuna, where)
+            self.optuna = cast(BaseStorage, self._patient)
         self._synced = 0.0
         self._file = _identity(path)
 
@@ -71,9 +77,13 @@ class Storage:
             {"trial_id": number, "param_name": name, "param_value": share, "distribution_json": plain}
             for name, share in shares.items()
         ]
-        if rows:
-            with self._database.engine.begin() as connection:
-                connection.execute(_PARAMETERS.insert(), rows)
+        if not rows:
+            return number
+        write = partial(_write_parameters, self._database, rows)
+        if self._patient is None:
+            write()
+        else:
+            self._patient.keep_asking(write, again=partial(write, anew=True))
         return number
 
     def read_everything(self) -> None:
@@ -81,6 +91,11 @@ class Storage:
         with self.errors():
             for study in self.optuna.get_all_studies():
                 self.optuna.get_all_trials(self.optuna.get_study_id_from_name(study.study_name), deepcopy=False)
+
+    @property
+    def back(self) -> float:
+        """When a database that did not answer has answered again, by `time.monotonic`; 0 if it always has."""
+        return 0.0 if self._patient is None else self._patient.back
 
     def sync(self) -> None:
         """Force what was committed to the disk, once a second: the rest is with the operating system already.
@@ -167,7 +182,7 @@ def _location(place: str | os.PathLike[str]) -> tuple[URL, Path | None]:
             url = make_url(text)
         except ArgumentError as error:
             raise InvalidArgumentError(
-                f"storage={text!r} is not a database URL, such as postgresql://user:password@host/database."
+                f"storage={text!r} is not a database URL, such as postgresql+psycopg://user:password@host/database."
             ) from error
         return url, Path(str(url.database)) if _is_sqlite(url) and url.database not in NO_FILE else None
     path = Path(text)
@@ -194,8 +209,8 @@ def _connected(url: URL, path: Path | None, *, copy: Path | None = None) -> Iter
             database = RDBStorage(text.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
         except (ImportError, NoSuchModuleError) as error:
             raise InvalidArgumentError(
-                f"The driver of {shown} is not installed ({error}). Install it, for example psycopg2-binary for "
-                "postgresql:// or pymysql for mysql+pymysql://."
+                f"The driver of {shown} is not installed ({error}). Install it, for example psycopg[binary] for "
+                "postgresql+psycopg:// or pymysql for mysql+pymysql://."
             ) from error
         except RuntimeError as error:
             raise UnusableFileError(
@@ -208,6 +223,14 @@ def _connected(url: URL, path: Path | None, *, copy: Path | None = None) -> Iter
         # Without connections, SQLite leaves a single file.
         database.remove_session()
         database.engine.dispose()
+
+
+def _write_parameters(database: RDBStorage, rows: list[dict[str, Any]], *, anew: bool = False) -> None:
+    """Add the parameters of a trial; ``anew``: they may be there already."""
+    with database.engine.begin() as connection:
+        if anew:
+            connection.execute(_PARAMETERS.delete().where(_PARAMETERS.c.trial_id == rows[0]["trial_id"]))
+        connection.execute(_PARAMETERS.insert(), rows)
 
 
 def _is_sqlite(url: URL) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections import Counter, deque
+import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,6 +32,9 @@ log = logging.getLogger(__name__)
 
 Prior = np.ndarray | Sequence[float] | Mapping[str, int]
 Describe = Callable[[Mapping[str, int]], Mapping[str, Any]]
+
+_STUDIES: weakref.WeakSet[SearchStudy] = weakref.WeakSet()
+"""The searches of this process."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class SearchStudy:
         self._trials = Trials(space, key)
         self._ids: dict[int, int] = {}
         self._mine: set[int] = set()
+        _STUDIES.add(self)
         self._read()
         self._signs = Signs(storage, study_id)
         self._again: deque[Trial] = deque(self._orphans())
@@ -174,12 +180,12 @@ class SearchStudy:
     def release(self) -> None:
         """Let others evaluate what this process has begun and not told."""
         self._signs.end()
-        for number in sorted(self._mine):
-            if self._storage.shared:
-                # Whatever another process has taken over is no longer ours to release.
-                with self._storage.errors(), suppress(UpdateFinishedTrialError):
-                    self._storage.optuna.set_trial_user_attr(self._trial_id(number), "owner", None)
+        mine = sorted(self._mine)
         self._mine.clear()
+        for number in mine if self._storage.shared else ():
+            # Whatever another process has taken over is no longer ours to release.
+            with self._storage.errors(), suppress(UpdateFinishedTrialError):
+                self._storage.optuna.set_trial_user_attr(self._trial_id(number), "owner", None)
 
     def _request(self, attempt: int) -> Request:
         priors = [self.space.encode(counts) for counts in self._priors]
@@ -252,21 +258,30 @@ class SearchStudy:
         if not self._storage.shared:
             return self._running()
         living = self._living()
-        return [trial for trial in self._running() if trial.owner not in living]
+        return [trial for trial in self._running() if trial.owner not in living or self._left_behind(trial)]
 
-    def _living(self) -> Counter[Process]:
-        """How many candidates each of the other processes is evaluating, as far as is known."""
-        running = Counter(trial.owner for trial in self._running() if trial.owner is not None)
+    def _living(self) -> dict[Process, list[int]]:
+        """The other processes at work, as far as is known, and the numbers of their candidates."""
+        running: dict[Process, list[int]] = {}
+        for trial in self._running():
+            if trial.owner is not None and not self._left_behind(trial):
+                running.setdefault(trial.owner, []).append(trial.number)
         if not running:
             return running
         self._signs.look()
         me = this_process()
-        dead = [process for process in running if me.knows_ended(process) or self._signs.silent(process)]
-        return Counter({process: number for process, number in running.items() if process not in dead})
+        return {p: numbers for p, numbers in running.items() if not (me.knows_ended(p) or self._signs.silent(p))}
+
+    def _left_behind(self, trial: Trial) -> bool:
+        """Whether a search of this process that has ended had begun it and could not say so."""
+        if trial.owner is None or trial.owner.pid != os.getpid() or trial.owner != this_process():
+            return False
+        return not any(trial.number in study._mine for study in _STUDIES if study._id == self._id)
 
     def _mention_others(self, level: int) -> None:
-        for process, number in self._living().items():
-            log.log(level, "Candidates that others evaluate: %d by %s.", number, process)
+        for process, numbers in self._living().items():
+            shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+            log.log(level, "Candidates that others evaluate: %d by %s (%s).", len(numbers), process, shown)
 
     def _read(self) -> None:
         """Learn what is in the storage."""
