@@ -59,6 +59,10 @@ class Square:
             return float(os.getpid())
         if isinstance(payload, Meeting):
             return float(payload.attend())
+        if payload == "hang":
+            time.sleep(3600)
+        if payload == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         if payload == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if isinstance(payload, Path):

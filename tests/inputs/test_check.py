@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from channelwise.errors import InvalidArgumentError, UnsupportedModelError
-from channelwise.inputs.check import check_model
+from channelwise.inputs.check import _check_match, check_model
 
 
 def network() -> nn.Sequential:
@@ -182,7 +183,7 @@ def test_type_mismatch_names_both_types() -> None:
 
 def test_device_mismatch_names_both_devices() -> None:
     with pytest.raises(InvalidArgumentError, match=r"inputs are on meta and the model is on cpu \(0.weight\)"):
-        check_model(network(), X.to("meta"))
+        _check_match(network(), [X.to("meta")])
 
 
 def test_whole_number_inputs_have_no_type_to_match() -> None:
@@ -201,3 +202,28 @@ def test_an_empty_batch_is_refused() -> None:
 def test_keyword_arguments_must_be_a_mapping() -> None:
     with pytest.raises(InvalidArgumentError, match="kwargs must be a dict"):
         check_model(nn.Linear(3, 2), torch.ones(1, 3), 3)  # type: ignore[arg-type]
+
+
+def test_inputs_without_values_are_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"meta device, .* torch.randn\(1, 3, 8, 8\)"):
+        check_model(network(), {"x": [X.to("meta")]})
+    with pytest.raises(InvalidArgumentError, match=r"nested tensor.*to_padded_tensor"):
+        check_model(network(), torch.nested.nested_tensor([X[0], X[0]]))
+
+
+def test_weights_that_hold_other_tensors_are_refused_with_the_way_out() -> None:
+    """As those of torchao's quantised layers, and of DTensor."""
+    model = network()
+    weight = model[0].weight.detach()
+    model[0].weight = nn.Parameter(TwoTensor(weight, weight))
+    with pytest.raises(UnsupportedModelError, match=r"0\.weight is a TwoTensor.*Prune the plain model, and quantise"):
+        check_model(model, X)
+
+
+def test_plain_subclasses_of_tensors_are_weights_and_inputs() -> None:
+    class Mine(torch.Tensor):
+        pass
+
+    model = network()
+    model[0].weight = nn.Parameter(model[0].weight.detach().as_subclass(Mine))
+    check_model(model, X.as_subclass(Mine))

@@ -285,3 +285,9 @@ def test_a_url_of_sqlite_is_a_file_that_may_hold_other_studies(path: Path) -> No
     assert begin(url) == 4
     assert begin(url, forced=True) == 0
     assert "somebody's" in optuna.get_all_study_names(url)
+
+
+@pytest.mark.parametrize("place", [5, 1.5, True, b"searches.db", ["a"], object()])
+def test_what_is_no_place_for_searches_is_refused(place: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"storage=.*must be the path of a file, a database URL"):
+        begin(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -12,34 +13,47 @@ from typing import Any, Generic, TypeVar
 from channelwise.errors import EvaluationError
 from channelwise.execution import Result, Task
 from channelwise.execution.evaluator import failed
-from channelwise.execution.messages import Broken, Died, Message, Raised, Ready, exception
+from channelwise.execution.messages import Broken, Died, Message, Raised, Ready, Scored, exception
+from channelwise.execution.pace import Pace
 
 log = logging.getLogger(__name__)
 
 MAX_DEATHS = 3
 """A task on which so many workers have died is given up."""
+WAKE_SECONDS = 1.0
+"""How often those that take too long are looked for."""
 
 
 @dataclass
 class Worker:
-    """What a crew knows of a worker. A stale one is busy for a run that its caller has left."""
+    """What a crew knows of a worker. A stale one is busy for a run that its caller has left.
+
+    ``since``: when it got its task, by `time.monotonic`. ``slow``: its task has been said to take long.
+    """
 
     task: Task | None = None
     ready: bool = False
     stale: bool = False
+    since: float = 0.0
+    slow: bool = False
 
 
 W = TypeVar("W", bound=Worker)
 
 
 class Crew(ABC, Generic[W]):
-    """Workers that each hold the job and take one task at a time; one that dies is replaced and its task repeated."""
+    """Workers that each hold the job and take one task at a time; one that dies is replaced and its task repeated.
+
+    ``timeout``: seconds after which the worker of a task is ended and replaced, and the task has failed.
+    """
 
     max_failed_starts = 1
     """So many workers in a row that die before they are ready end the run; MAX_DEATHS once any was ready."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float | None = None) -> None:
         self._workers: list[W] = []
+        self._timeout = timeout
+        self._pace = Pace()
         self._failed_starts = 0
         self._proven = False
 
@@ -57,18 +71,41 @@ class Crew(ABC, Generic[W]):
         while more or again or any(worker.task is not None and not worker.stale for worker in self._workers):
             free = next((worker for worker in self._workers if worker.ready and worker.task is None), None)
             startable = free is not None and (more or bool(again))
-            messages = self._messages(wait=not startable)
+            messages = self._messages(0.0 if startable else WAKE_SECONDS)
             # All are settled before the caller gets the first: it may not come back for the second.
             results = [self._settle(index, message, again, deaths) for index, message in messages]
+            results += self._overdue()
             yield from (result for result in results if result is not None)
-            if messages or free is None or not startable:
+            if results or free is None or not startable:
                 continue
             task = again.popleft() if again else next(source, None)
             if task is None:
                 more = False
             else:
-                free.task = task
+                free.task, free.since, free.slow = task, time.monotonic(), False
                 self._send(free, task.payload)
+
+    def _overdue(self) -> list[Result | None]:
+        """End the workers whose tasks have taken longer than the timeout; say which are slow."""
+        found: list[Result | None] = []
+        limit = self._pace.limit
+        for index, worker in enumerate(self._workers):
+            if worker.task is None:
+                continue
+            task, seconds = worker.task, time.monotonic() - worker.since
+            if self._timeout is not None and seconds > self._timeout:
+                who = self._who(worker)
+                self._workers[index] = self._replacement(worker)
+                log.warning("Evaluating %s took longer than %g s: %s is replaced.", task.label, self._timeout, who)
+                error = EvaluationError(
+                    f"Evaluating {task.label}: it took longer than timeout={self._timeout:g} seconds; {who} was ended."
+                )
+                found.append(None if worker.stale else Result(task, None, seconds, error))
+            elif limit is not None and seconds > limit and not worker.slow:
+                worker.slow = True
+                advice = " A timeout= would end it." if self._timeout is None else ""
+                log.warning("%s%s", self._pace.slow(task.label, seconds, f"in {self._who(worker)}"), advice)
+        return found
 
     def _settle(self, index: int, message: Message, again: deque[Task], deaths: Counter[int]) -> Result | None:
         worker = self._workers[index]
@@ -86,8 +123,10 @@ class Crew(ABC, Generic[W]):
             return None
         if isinstance(message, Raised):
             return Result(task, None, message.seconds, failed(task, exception(message)))
-        if not isinstance(message, Died):
+        if isinstance(message, Scored):
+            self._pace.add(message.seconds)
             return Result(task, message.score, message.seconds)
+        assert isinstance(message, Died)
         deaths[id(task)] += 1
         if deaths[id(task)] < MAX_DEATHS:
             log.warning("A worker died (%s) on %s; starting another and repeating.", message.how, task.label)
@@ -109,8 +148,8 @@ class Crew(ABC, Generic[W]):
         self._workers[index] = self._replacement(worker)
 
     @abstractmethod
-    def _messages(self, *, wait: bool) -> list[tuple[int, Message]]:
-        """New messages of the workers, with their indices; ``wait``: for the first, or for a while."""
+    def _messages(self, seconds: float) -> list[tuple[int, Message]]:
+        """New messages of the workers, with their indices; waits for the first, no longer than that."""
 
     @abstractmethod
     def _send(self, worker: W, payload: Any) -> None:
@@ -118,11 +157,15 @@ class Crew(ABC, Generic[W]):
 
     @abstractmethod
     def _replacement(self, worker: W) -> W:
-        """A new worker in the place of one that has died."""
+        """A new worker in the place of one that has died, or has to."""
 
     @abstractmethod
     def _place(self, worker: W) -> str:
         """Where a worker is, for messages."""
+
+    def _who(self, worker: W) -> str:
+        """Which worker, for messages."""
+        return f"a worker on {self._place(worker)}"
 
     @abstractmethod
     def _never_ready(self, how: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 import torch
 
@@ -56,9 +58,18 @@ def check_workers(workers: object) -> int | None:
     """``workers`` as a number of processes, None for the default."""
     if workers is None:
         return None
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+    if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 1:
         raise InvalidArgumentError(f"workers={workers!r}: must be a number of processes, 1 or more, or None.")
-    return workers
+    return int(workers)
+
+
+def check_timeout(timeout: object) -> float | None:
+    """``timeout`` in seconds, None for no end."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, Real) or not 0 < float(timeout) < math.inf:
+        raise InvalidArgumentError(f"timeout={timeout!r}: must be a number of seconds above 0, or None.")
+    return float(timeout)
 
 
 def usable_cores() -> int:

@@ -8,11 +8,13 @@ import pickle
 import re
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+import ray.util.client
 import torch
 from ray.exceptions import RayError
 
@@ -29,6 +31,13 @@ log = logging.getLogger(__name__)
 REACH_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
 """When no worker has got a place on the cluster for so long, it is said."""
+CHECK_SECONDS = 5.0
+HEAD_SECONDS = 25.0
+"""When nobody has listened at the head of the cluster for so long, it is dead. Ray itself ends this program, without an
+exception, when that lasts for a minute."""
+
+
+_KEPT = "What is finished is kept. Start the cluster again, and call the same again to go on."
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class RayCluster(Crew[_Actor]):
             local Ray started for the purpose. Or the address of a cluster, "ray://host:port" or "host:port".
         workers: How many actors; by default one for every GPU of the cluster, or every CPU if it has no GPU.
         most: Never more than this.
+        timeout: Seconds after which the actor of an evaluation is ended and replaced.
         device: Where the user's model is: the CPU is what is tried where eval_fn does not work on a GPU.
 
     Raises:
@@ -72,14 +82,19 @@ class RayCluster(Crew[_Actor]):
         job: Job,
         *,
         device: torch.device,
+        timeout: float | None = None,
         address: str = "ray",
         workers: int | None = None,
         most: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(timeout)
         packed = pack(job, importable=False)
         self._connected_here = not ray.is_initialized()
         alone = connect(address, workers)
+        self._lost = False
+        # The head that a client talks to through a server need not be reachable from here; the server tells.
+        self._head = "" if ray.util.client.ray.is_connected() else str(ray.get_runtime_context().gcs_address)
+        self._answered = self._checked = time.monotonic()
         try:
             count, self._slot = slots(ray.nodes(), workers=workers, most=most, alone=alone)
             self._fallback = device.type == "cpu"
@@ -92,35 +107,38 @@ class RayCluster(Crew[_Actor]):
 
     def close(self) -> None:
         try:
-            for worker in self._workers:
-                ray.kill(worker.handle)
+            for worker in self._workers if not self._lost else ():
+                with self._reaching():
+                    ray.kill(worker.handle)
         finally:
             self._workers.clear()
             if self._connected_here and ray.is_initialized():
                 ray.shutdown()
 
-    def _messages(self, *, wait: bool) -> list[tuple[int, Message]]:
+    def _messages(self, seconds: float) -> list[tuple[int, Message]]:
         refs = [worker.reply for worker in self._workers if worker.reply is not None]
-        try:
-            done, _ = ray.wait(refs, timeout=REACH_SECONDS if wait else 0) if refs else ([], [])
-        except ConnectionError as error:
-            raise EvaluationError(f"The connection to the Ray cluster is lost: {error}") from error
-        if wait and not done:
-            self._mention_waiting()
         messages = []
-        for index, worker in enumerate(self._workers):
-            if worker.reply in done:
-                messages.append((index, _receive(worker.reply)))
-                worker.reply = None
+        with self._reaching():
+            done, _ = ray.wait(refs, timeout=seconds) if refs else ([], [])
+            if not done:
+                self._check_head()
+            if seconds and not done:
+                self._mention_waiting()
+            for index, worker in enumerate(self._workers):
+                if worker.reply in done:
+                    messages.append((index, _receive(worker.reply)))
+                    worker.reply = None
         return messages
 
     def _send(self, worker: _Actor, payload: Any) -> None:
         # As bytes, because arrays that Ray unpacks itself cannot be written to.
-        worker.reply = worker.handle.evaluate.remote(pickle.dumps(payload))
+        with self._reaching():
+            worker.reply = worker.handle.evaluate.remote(pickle.dumps(payload))
 
     def _replacement(self, worker: _Actor) -> _Actor:
         # An actor given up for another reason than its death would go on holding its slot.
-        ray.kill(worker.handle)
+        with self._reaching():
+            ray.kill(worker.handle)
         return self._start()
 
     def _place(self, worker: _Actor) -> str:
@@ -135,8 +153,33 @@ class RayCluster(Crew[_Actor]):
 
     def _start(self) -> _Actor:
         slot = self._slot
-        handle = _remote_worker.options(num_gpus=slot.gpus, num_cpus=slot.cpus).remote()
-        return _Actor(handle=handle, reply=handle.prepare.remote(self._job, slot, self._fallback))
+        with self._reaching():
+            handle = _remote_worker.options(num_gpus=slot.gpus, num_cpus=slot.cpus).remote()
+            return _Actor(handle=handle, reply=handle.prepare.remote(self._job, slot, self._fallback))
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Turn a connection that is lost into an EvaluationError."""
+        try:
+            yield
+        except (ConnectionError, RayError) as error:
+            self._lost = True
+            raise EvaluationError(f"The connection to the Ray cluster is lost: {error}. {_KEPT}") from error
+
+    def _check_head(self) -> None:
+        """Raise EvaluationError if the head of the cluster has been away for HEAD_SECONDS."""
+        now = time.monotonic()
+        if not self._head or now - self._checked < CHECK_SECONDS:
+            return
+        self._checked = now
+        try:
+            _check_reachable(self._head)
+            self._answered = now
+        except OSError as error:
+            if now - self._answered < HEAD_SECONDS:
+                return
+            self._lost = True
+            raise EvaluationError(f"The head of the Ray cluster at {self._head} is gone: {error}. {_KEPT}") from error
 
     def _mention_waiting(self) -> None:
         if self._patient_until is None or time.monotonic() < self._patient_until:

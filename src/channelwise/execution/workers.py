@@ -52,8 +52,8 @@ class WorkerPool(Crew[_Process]):
     GPU or a data set has been read.
     """
 
-    def __init__(self, job: Job, devices: Sequence[torch.device]) -> None:
-        super().__init__()
+    def __init__(self, job: Job, devices: Sequence[torch.device], timeout: float | None = None) -> None:
+        super().__init__(timeout)
         self._job = pack(job, importable=True)
         self._threads = max(1, usable_cores() // len(devices))
         try:
@@ -75,8 +75,8 @@ class WorkerPool(Crew[_Process]):
             worker.process.close()
         self._workers.clear()
 
-    def _messages(self, *, wait: bool) -> list[tuple[int, Message]]:
-        told = _readable(self._workers, None if wait else 0)
+    def _messages(self, seconds: float) -> list[tuple[int, Message]]:
+        told = _readable(self._workers, seconds)
         return [(index, _receive(worker)) for index, worker in enumerate(self._workers) if told[index]]
 
     def _send(self, worker: _Process, payload: Any) -> None:
@@ -86,12 +86,17 @@ class WorkerPool(Crew[_Process]):
             log.debug("Worker %s is gone.", worker.process.pid)
 
     def _replacement(self, worker: _Process) -> _Process:
+        worker.process.kill()  # the only signal that a stopped process, or one deep in native code, listens to
+        worker.process.join()
         worker.disconnect()
         worker.process.close()
         return self._start(worker.device)
 
     def _place(self, worker: _Process) -> str:
         return str(worker.device)
+
+    def _who(self, worker: _Process) -> str:
+        return f"worker process {worker.process.pid}"
 
     def _never_ready(self, how: str) -> str:
         return (
@@ -118,8 +123,8 @@ def _send_job(connection: Connection, packed: bytes) -> None:
         connection.send_bytes(packed)
 
 
-def _readable(workers: Sequence[_Process], timeout: float | None) -> list[bool]:
-    """Which workers have sent something or have ended, waiting for the first."""
+def _readable(workers: Sequence[_Process], timeout: float) -> list[bool]:
+    """Which workers have sent something or have ended, waiting for the first, no longer than ``timeout`` seconds."""
     connections: list[Any] = [worker.connection for worker in workers]
     found = set(wait([*connections, *(worker.process.sentinel for worker in workers)], timeout))
     return [worker.connection in found or worker.process.sentinel in found for worker in workers]

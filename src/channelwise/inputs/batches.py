@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from channelwise.errors import ChannelwiseError, EvaluationError, InvalidArgumentError, with_hint
 from channelwise.inputs.calls import misfit, shapes
-from channelwise.inputs.check import describe, model_device
+from channelwise.inputs.check import check_values, describe, model_device
 from channelwise.inputs.tree import mapped, tensors_in
 
 ForwardFn = Callable[[nn.Module, Any], Any]
@@ -43,7 +44,7 @@ def check_loader(loader: object, batches: int | None = None, *, repeated: bool =
     iterable = isinstance(loader, Iterable) or hasattr(loader, "__getitem__")
     if not iterable or isinstance(loader, (str, bytes, nn.Module, type)):
         raise InvalidArgumentError(f"loader must yield batches, like a DataLoader or a list, not {describe(loader)}.")
-    if batches is not None and (not isinstance(batches, int) or isinstance(batches, bool) or batches < 1):
+    if batches is not None and (not isinstance(batches, Integral) or isinstance(batches, bool) or batches < 1):
         raise InvalidArgumentError(f"batches={batches!r}: must be a whole number from 1, or None for all batches.")
     if repeated and isinstance(loader, Iterator):
         raise InvalidArgumentError(
@@ -66,6 +67,7 @@ def _read(loader: Any, batches: int | None) -> Iterator[Any]:
     empty = True
     for batch in islice(iter(loader), batches):
         empty = False
+        check_values("the loader's batches", tensors_in(batch))
         yield batch
     if not empty:
         return

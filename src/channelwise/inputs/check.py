@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from channelwise.errors import InvalidArgumentError, UnsupportedModelError
 from channelwise.inputs.tree import tensors_in
@@ -115,11 +116,24 @@ def check_inputs(inputs: object, kwargs: Mapping[str, object] | None = None) -> 
         if isinstance(inputs, (tuple, list)) and inputs and all(isinstance(n, int) for n in inputs):
             hint = f" Did you mean torch.randn({', '.join(map(str, inputs))})?"
         raise InvalidArgumentError(f"inputs holds no tensor: {describe(inputs)}.{hint}")
+    check_values("inputs", tensors)
     if tensors[0].dim() and tensors[0].shape[0] == 0:
         raise InvalidArgumentError(
             f"the batch is empty: the first tensor has shape {tuple(tensors[0].shape)}. Give at least one sample."
         )
     return tensors
+
+
+def check_values(what: str, tensors: Iterable[torch.Tensor]) -> None:
+    """Raise InvalidArgumentError if a tensor of ``what`` has no values, or no shape."""
+    for tensor in tensors:
+        if tensor.is_meta:
+            raise InvalidArgumentError(
+                f"{what} hold a tensor on the meta device, which has a shape and no values. Give one with values, of a "
+                f"real batch or torch.randn({', '.join(map(str, tensor.shape))})."
+            )
+        if tensor.is_nested:
+            raise InvalidArgumentError(f"{what} hold a nested tensor. Give a dense one: tensor.to_padded_tensor(0.0).")
 
 
 def _as_inputs(value: object) -> str:
@@ -166,6 +180,11 @@ def _check_tensor(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
         )
     if tensor.is_quantized:
         raise UnsupportedModelError(f"{name} is quantised. Prune the floating-point model and quantise the result.")
+    if is_traceable_wrapper_subclass(tensor):
+        raise UnsupportedModelError(
+            f"{name} is a {type(tensor).__name__}, a tensor that holds others ({type(tensor).__module__}), as those of "
+            "quantised and of sharded models are. Prune the plain model, and quantise or shard the result."
+        )
     if tensor.is_meta:
         raise UnsupportedModelError(f"{name} is on the meta device and has no values. Materialise the model first.")
 

@@ -10,7 +10,7 @@ from channelwise.errors import EvaluationError, ResultsFileError
 from channelwise.execution import Executor, Result, Task
 from channelwise.methods.arguments import plural
 from channelwise.progress import progress
-from channelwise.search import Candidate, SearchStudy
+from channelwise.search import Candidate, SearchStudy, Trial
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ EQUAL = 5
 class SearchRun:
     """Evaluates what is missing of a study up to ``budget`` candidates. Finished ones stay, whatever ends the run.
 
-    ``payload``: what the job gets of a candidate. ``status``: what else is shown of the progress, once a candidate is
-    complete.
+    ``payload``: what the job gets of a candidate. ``status``: called with every complete candidate, and returns what
+    else is shown of the progress.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class SearchRun:
         *,
         payload: Callable[[Candidate], Any],
         quiet: bool,
-        status: Callable[[], str] | None = None,
+        status: Callable[[Trial], str] | None = None,
     ) -> None:
         self._study, self._budget, self._quiet = study, budget, quiet
-        self._more = status
+        self._more, self._said = status, ""
         self._payload = payload
         self._numbers: dict[str, int] = {}
         # Failures in a row, not recorded yet: if nothing works, they are to be repeated once that is corrected.
@@ -67,6 +67,9 @@ class SearchRun:
             EvaluationError: no candidate has worked yet and one failed, or too many failed in a row.
         """
         missing = self.missing
+        if self._more is not None:
+            for trial in self._study.results.complete:
+                self._said = self._more(trial)
         executor = executor_for(missing)
         try:
             with progress(
@@ -100,10 +103,12 @@ class SearchRun:
     def _tell(self, result: Result) -> None:
         if result.error is None:
             self._record_failures()
-            self._study.tell(self._numbers[result.task.label], result.score, seconds=result.seconds)
+            trial = self._study.tell(self._numbers.pop(result.task.label), result.score, seconds=result.seconds)
+            if trial is not None and self._more is not None:
+                self._said = self._more(trial)
             return
         self._failed.append(result)
-        if not self._study.results.complete:
+        if not self._study.complete:
             raise result.error
         if len(self._failed) == FAILURES:
             raise EvaluationError(
@@ -114,17 +119,15 @@ class SearchRun:
 
     def _record_failures(self) -> None:
         for result in self._failed:
-            number = self._numbers[result.task.label]
+            number = self._numbers.pop(result.task.label)
             self._study.tell(number, error=str(result.error), seconds=result.seconds)
         self._failed.clear()
 
     def _status(self) -> str:
-        complete = self._study.results.complete
-        if not complete:
+        best = self._study.best
+        if best is None:
             return ""
-        best = self._study.results.best
-        more = f", {self._more()}" if self._more is not None else ""
-        return f"best {best.score:.4g} (candidate {best.number}){more}"
+        return f"best {best.score:.4g} (candidate {best.number})" + (f", {self._said}" if self._said else "")
 
     def _conclude(self) -> None:
         results = self._study.results
@@ -140,7 +143,7 @@ class SearchRun:
         )  # fmt: skip
 
     def _so_far(self) -> str:
-        finished = len(self._study.results.complete)
+        finished = self._study.complete
         if not finished:
             return "No candidate has been finished."
         return (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,14 +16,14 @@ ATTEMPTS = 32
 
 def new_counts(
     strategy: Strategy,
-    request: Callable[[int], Request],
+    request: Request,
     priors: Sequence[np.ndarray],
     known: Collection[tuple[int, ...]],
 ) -> np.ndarray | None:
     """Counts (groups,) of a new candidate; None if there is none.
 
     Arguments:
-        request: what the strategy is asked, by how often it was asked before.
+        request: what the strategy is asked first.
         priors: counts that guided strategies begin with.
         known: the counts of all candidates there are.
     """
@@ -31,10 +32,10 @@ def new_counts(
             if tuple(prior.tolist()) not in known:
                 return prior
     for attempt in range(ATTEMPTS):
-        counts = _proposed(strategy, request(attempt))
+        counts = _proposed(strategy, replace(request, attempt=attempt))
         if tuple(counts.tolist()) not in known:
             return counts
-    last = request(ATTEMPTS)
+    last = replace(request, attempt=ATTEMPTS)
     rng, space = last.rng(), last.space
     listed = space.listed()
     if listed is not None:

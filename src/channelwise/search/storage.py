@@ -142,6 +142,11 @@ def opened(
     if isinstance(place, BaseStorage):
         yield Storage(type(place).__name__, place)
         return
+    if not isinstance(place, (str, os.PathLike)) or isinstance(os.fspath(place), bytes):
+        raise InvalidArgumentError(
+            f"storage={place!r}: must be the path of a file, a database URL such as "
+            "postgresql+psycopg://user:password@host/database, or an Optuna storage."
+        )
     url, path = _location(place)
     if path is None:
         with _connected(url, None) as storage:

@@ -87,6 +87,16 @@ class SearchStudy:
         """What has been found so far."""
         return SearchResults(self.key, dict(self._trials.by_number), self._storage.where)
 
+    @property
+    def complete(self) -> int:
+        """How many candidates have a score so far."""
+        return len(self._trials.finished)
+
+    @property
+    def best(self) -> Trial | None:
+        """The candidate with the best score so far; `results` takes longer, the longer the search is."""
+        return self._trials.best
+
     def suggest(self, priors: Sequence[Prior]) -> None:
         """Further candidates that a guided strategy is to have evaluated first, see `Space.candidate`."""
         self._priors = _different([*self._priors, *map(self.space.candidate, priors)])
@@ -108,7 +118,7 @@ class SearchStudy:
                     return Candidate(taken.number, taken.counts, taken.notes)
             if len(self._trials.by_number) >= self._budget:
                 return None
-            counts = new_counts(self._strategy, self._request, self._priors, self._trials.counts)
+            counts = new_counts(self._strategy, self._request(), self._priors, self._trials.counts)
             if counts is None:
                 self.exhausted = True
                 log.warning(
@@ -124,8 +134,11 @@ class SearchStudy:
 
     def tell(
         self, number: int, score: float | None = None, *, seconds: float | None = None, error: str | None = None
-    ) -> None:
+    ) -> Trial | None:
         """Record the score of a candidate, or with ``error`` that its evaluation failed: it is not repeated.
+
+        Returns:
+            The candidate as it is now; None if another process has taken it over.
 
         Raises:
             InvalidArgumentError: not a candidate being evaluated, or the score is not a finite number.
@@ -154,10 +167,11 @@ class SearchStudy:
             except UpdateFinishedTrialError:
                 log.warning("Another process has taken over candidate %d; its score is dropped here.", number)
                 self._mine.discard(number)
-                return
+                return None
             self._storage.sync()
         self._mine.discard(number)
         self._trials.keep(ended)
+        return ended
 
     def left_by_others(self) -> bool:
         """Whether there are candidates to ask for that other processes had begun.
@@ -187,7 +201,7 @@ class SearchStudy:
             with self._storage.errors(), suppress(UpdateFinishedTrialError):
                 self._storage.optuna.set_trial_user_attr(self._trial_id(number), "owner", None)
 
-    def _request(self, attempt: int) -> Request:
+    def _request(self) -> Request:
         priors = [self.space.encode(counts) for counts in self._priors]
         return Request(
             space=self.space,
@@ -196,7 +210,6 @@ class SearchStudy:
             priors=np.stack(priors) if priors else np.empty((0, self.space.dims)),
             number=self._trials.last + 1,
             seed=self._seed,
-            attempt=attempt,
             budget=self._budget,
         )
 

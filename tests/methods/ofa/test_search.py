@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,14 @@ from torch import nn
 from channelwise.errors import EvaluationError, InvalidArgumentError, ResultsFileError, UnreachableTargetError
 from channelwise.methods.ofa import OFAPruner
 from channelwise.methods.ofa.evolution import FrontEvolution
-from channelwise.methods.ofa.window import WindowSpace
+from channelwise.methods.ofa.front import Front
+from channelwise.methods.ofa.window import WindowSpace, buckets
 from channelwise.search import Known, Request
 
+NUMBERS = (
+    "flops_step", "max_flops", "min_flops", "iteration", "mutate_size", "crossover_size", "mutate_prob",
+    "parent_popu_size",
+)  # fmt: skip
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
@@ -219,6 +225,7 @@ class TestFiles:
         ({"min_flops": -1}, "min_flops"),
         ({"max_flops": "many"}, "max_flops"),
         ({"flops_step": 0}, "flops_step"),
+        *(({name: value}, name) for name in NUMBERS for value in (math.nan, math.inf, -math.inf)),
         ({"min_flops": None, "min_macs": -1}, "min_macs=-1"),
         ({"min_flops": None, "min_macs": 5.0, "max_flops": None, "max_macs": 4}, "min_macs=5 is above max_macs=4"),
         ({"flops_step": None, "macs_step": "wide"}, "macs_step='wide'"),
@@ -290,3 +297,49 @@ def test_proposals_depend_on_nothing_but_the_request(pruner: OFAPruner, supernet
     assert [strategy.mode(n) for n in (3, 4, 11, 12, 15, 16)] == [
         "random", "mutate", "mutate", "crossover", "crossover", "mutate",
     ]  # fmt: skip
+
+
+def test_parents_are_kept_up_to_date_as_if_they_were_found_anew(pruner: OFAPruner, supernet: nn.Module) -> None:
+    full = float(pruner.search_space.macs(pruner.search_space.maximum))
+    window: Any = WindowSpace(pruner.search_space, 0.3 * full, 0.8 * full)
+    rng, step = np.random.default_rng(0), share(pruner, 0.05)
+    finished = [
+        # Merits that repeat, as accuracies on few images do.
+        Known(n, window.encode(window.project(rng.random(window.dims))), float(rng.integers(12)))
+        for n in range(120)
+    ]
+    front = Front(window, step)
+    for n, known in enumerate(rng.permutation(np.array(finished, object))):
+        front.add(known)
+        seen = [k for k in finished if k in front]
+        assert len(seen) == n + 1
+        macs = {k.number: float(window.space.macs(window.snapped(k.vector[None])[0])) for k in seen}
+        unbeaten = {k.number for k in seen if not any(_beats(other, k, macs) for other in seen)}
+        best: dict[int, Known] = {}
+        for k in seen:
+            bucket = int(buckets(macs[k.number], step))
+            best[bucket] = k if bucket not in best or k.merit > best[bucket].merit else best[bucket]
+        assert front.parents() == sorted(unbeaten | {k.number for k in best.values()})
+
+
+def _beats(one: Known, other: Known, macs: dict[int, float]) -> bool:
+    assert one.merit is not None
+    assert other.merit is not None
+    return one.merit > other.merit and macs[one.number] <= macs[other.number]
+
+
+def test_another_search_in_the_same_space_has_parents_of_its_own(pruner: OFAPruner, supernet: nn.Module) -> None:
+    full = float(pruner.search_space.macs(pruner.search_space.maximum))
+    window: Any = WindowSpace(pruner.search_space, 0.3 * full, 0.8 * full)
+    rng = np.random.default_rng(0)
+
+    def request(numbers: range, merit: float) -> Request:
+        vectors = (window.encode(window.project(rng.random(window.dims))) for _ in numbers)
+        known = tuple(Known(n, vector, merit * n) for n, vector in zip(numbers, vectors, strict=True))
+        return Request(window, known, (), np.empty((0, window.dims)), 30, seed=1)
+
+    strategy = FrontEvolution(population=4)
+    one, other = request(range(20), 1.0), request(range(20), -1.0)
+    first = strategy(one)
+    strategy(other)
+    assert np.array_equal(strategy(one), first)

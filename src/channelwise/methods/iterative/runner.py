@@ -63,11 +63,12 @@ class IterativePruningRunner:
         *,
         workers: int | None = None,
         executor: str | None = None,
+        timeout: float | None = None,
     ) -> None:
         """See `Iterative.ana`, and for the arguments `Evaluation`, `Where` and `Channels`."""
         evaluation = Evaluation(eval_fn, args)
         method = self._method(Channels(excludes, with_group_conv, ranking=self._ranking))
-        method.ana(evaluation, where=Where(gpus, workers, executor), forced=forced)
+        method.ana(evaluation, where=Where(gpus, workers, executor, timeout), forced=forced)
 
     def prune(
         self,

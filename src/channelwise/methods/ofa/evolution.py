@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from channelwise.methods.ofa.window import WindowSpace, buckets
+from channelwise.methods.ofa.front import Front
+from channelwise.methods.ofa.window import WindowSpace
 from channelwise.search import Request
+
+_FRONTS: WeakKeyDictionary[WindowSpace, dict[float, Front]] = WeakKeyDictionary()
 
 Mode = Literal["random", "mutate", "crossover"]
 
@@ -51,18 +55,19 @@ class FrontEvolution:
         mode = self.mode(request.number)
         if mode == "random" or not request.finished:
             return self._founder(request, rng)
-        parents = self._parents(request)
-        first = parents[rng.integers(len(parents))]
-        if mode == "mutate" or len(parents) == 1:
-            # Mutations that were known already must go further away.
-            changed = rng.random(space.dims) < min(1.0, self.mutate_prob * 1.2**request.attempt)
-            changed[rng.integers(space.dims)] = True
-            return np.where(changed, rng.random(space.dims), first)
-        second = parents[rng.integers(len(parents))]
-        child = np.where(rng.random(space.dims) < 0.5, first, second)
-        if request.attempt:
-            child[rng.integers(space.dims)] = rng.random()
-        return child
+        front = self._front(request)
+        parents = front.parents()
+        child = front.vector(parents[rng.integers(len(parents))])
+        alone = mode == "mutate" or len(parents) == 1
+        if not alone:
+            second = front.vector(parents[rng.integers(len(parents))])
+            child = np.where(rng.random(space.dims) < 0.5, child, second)
+        if not alone and not request.attempt:
+            return child
+        # Children that were known already must go further away, twice as far every time.
+        changed = rng.random(space.dims) < min(1.0, max(self.mutate_prob, 1 / space.dims) * 2.0**request.attempt)
+        changed[rng.integers(space.dims)] = True
+        return np.where(changed, rng.random(space.dims), child)
 
     def _founder(self, request: Request, rng: np.random.Generator) -> np.ndarray:
         """Evenly scaled networks first, from small to large, then random ones about as large."""
@@ -73,14 +78,16 @@ class FrontEvolution:
         level = rng.random()
         return np.clip(level + 0.5 * (rng.random(dims) - 0.5), 0.0, 1.0)
 
-    def _parents(self, request: Request) -> np.ndarray:
+    def _front(self, request: Request) -> Front:
+        """The parents. Kept between requests of one search, of which every one has a few finished subnets more."""
         space: Any = request.space
         assert isinstance(space, WindowSpace)
-        vectors = np.stack([known.vector for known in request.finished])
-        merits = request.merits()
-        macs = space.space.macs(space.snapped(vectors))
-        bucket = buckets(macs, self.step)
-        best = {int(b): max(np.flatnonzero(bucket == b), key=lambda i: merits[i]) for b in np.unique(bucket)}
-        order = np.lexsort((-merits, macs))
-        front = [i for n, i in enumerate(order) if merits[i] >= merits[order[: n + 1]].max()]
-        return vectors[sorted({*best.values(), *front})]
+        front = _FRONTS.get(space, {}).get(self.step)
+        new = request.finished if front is None else [known for known in request.finished if known not in front]
+        if front is None or len(front) + len(new) != len(request.finished):
+            # Of another search in the same space.
+            front, new = Front(space, self.step), request.finished
+            _FRONTS.setdefault(space, {})[self.step] = front
+        for known in new:
+            front.add(known)
+        return front

@@ -22,21 +22,21 @@ class Front:
 
     def __init__(self, space: WindowSpace, step: float) -> None:
         self._space, self._step = space, step
-        self._vectors: dict[int, np.ndarray] = {}
+        self._known: dict[int, Known] = {}
         # Merits do not fall along it.
         self._unbeaten: list[Place] = []
         self._best: dict[int, Place] = {}
 
     def __len__(self) -> int:
-        return len(self._vectors)
+        return len(self._known)
 
-    def __contains__(self, number: int) -> bool:
-        return number in self._vectors
+    def __contains__(self, known: Known) -> bool:
+        return self._known.get(known.number) is known
 
     def add(self, known: Known) -> None:
         """Take a finished subnet into account."""
         assert known.merit is not None
-        self._vectors[known.number] = known.vector
+        self._known[known.number] = known
         macs = float(self._space.space.macs(self._space.snapped(known.vector[None])[0]))
         place = (macs, -known.merit, known.number)
         bucket = int(buckets(macs, self._step))
@@ -58,4 +58,4 @@ class Front:
 
     def vector(self, number: int) -> np.ndarray:
         """The vector (dims,) of a subnet."""
-        return self._vectors[number]
+        return self._known[number].vector

@@ -272,6 +272,7 @@ class OFAPruner:
         gpus: Sequence[int | str] | None = None,
         workers: int | None = None,
         executor: str | None = None,
+        timeout: float | None = None,
         storage: Any = None,
         forced: bool = False,
     ) -> Pareto:
@@ -297,7 +298,7 @@ class OFAPruner:
             mutate_size, crossover_size: Children of one and of two parents in a generation.
             mutate_prob: The probability that a mutation changes a choice.
             min_macs, max_macs, macs_step: Other names of the three arguments in FLOPs.
-            loader, batches, forward_fn, gpus, workers, executor: As in `OneStepPruningRunner.search`.
+            loader, batches, forward_fn, gpus, workers, executor, timeout: As in `OneStepPruningRunner.search`.
             strategy: Instead of the evolution, one of `channelwise.search`.
             seed: With one worker, the same seed gives the same subnets.
             storage: As in `OneStepPruningRunner`.
@@ -329,7 +330,7 @@ class OFAPruner:
         place = storage if storage is not None else self._folder / f"{self._name}.ofa"
         return search_subnets(
             supernet, bare(ofa_model), evaluation, Metric(evaluation_metric, min_or_max_metric), repair, window, effort,
-            Where(gpus, workers, executor), name=self._name, storage=place, strategy=strategy, seed=seed,
+            Where(gpus, workers, executor, timeout), name=self._name, storage=place, strategy=strategy, seed=seed,
             forced=check_flag("forced", forced), quiet=self._quiet,
         )  # fmt: skip
 

@@ -17,11 +17,11 @@ from channelwise.inputs.check import model_device
 from channelwise.methods.ofa.pareto import Pareto, pareto
 from channelwise.methods.ofa.search_arguments import Effort, Metric, Window
 from channelwise.methods.ofa.supernet import Supernet
-from channelwise.methods.ofa.window import WindowSpace
+from channelwise.methods.ofa.window import WindowSpace, bucket_name, buckets
 from channelwise.methods.search_loop import SearchRun
 from channelwise.ranking import fingerprint
+from channelwise.search import Trial, open_study
 from channelwise.search import get as get_strategy
-from channelwise.search import open_study
 from channelwise.tensors import named_tensors
 
 log = logging.getLogger(__name__)
@@ -79,10 +79,12 @@ def search_subnets(
         space, name, storage=storage, strategy=chosen, seed=seed, budget=effort.evaluations,
         direction=metric.direction, options=options, forced=forced,
     ) as study:  # fmt: skip
+        filled: set[int] = set()
 
-        def status() -> str:
-            filled = pareto(study.results, space, metric.name, step, chosen)
-            return f"{len(filled)} sizes from {next(iter(filled))} to {next(reversed(filled))} M MACs"
+        def status(trial: Trial) -> str:
+            filled.add(int(buckets(space.space.macs(space.values(trial.counts)), step)))
+            low, high = (bucket_name(bucket, step) for bucket in (min(filled), max(filled)))
+            return f"{len(filled)} sizes from {low} to {high} M MACs"
 
         run = SearchRun(
             study, effort.evaluations, quiet=quiet, payload=lambda candidate: dict(candidate.counts), status=status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ class Effort:
         for name, value in (
             ("iteration", self.generations), ("mutate_size", self.mutations), ("crossover_size", self.crossovers),
         ):  # fmt: skip
-            if not is_number(value) or value != int(value) or value < 0:
+            if not is_number(value) or not math.isfinite(value) or value != int(value) or value < 0:
                 raise InvalidArgumentError(f"{name}={value!r}: must be a whole number of at least 0.")
         if not is_number(self.mutate_prob) or not 0 <= self.mutate_prob <= 1:
             raise InvalidArgumentError(f"mutate_prob={self.mutate_prob!r}: must be a probability, in [0, 1].")
@@ -82,8 +83,10 @@ class Window:
     def __post_init__(self) -> None:
         least, most, step = f"min_{self.unit}", f"max_{self.unit}", f"{self.unit}_step"
         for name, value in ((least, self.low), (most, self.high), (step, self.step)):
-            if not is_number(value) or value <= 0:
-                raise InvalidArgumentError(f"{name}={value!r}: must be a positive number, MACs in millions.")
+            if not is_number(value) or not 0 < value < math.inf:
+                raise InvalidArgumentError(
+                    f"{name}={value!r}: must be a positive, finite number, MACs in millions; left out, it is no limit."
+                )
         if self.low > self.high:
             raise InvalidArgumentError(f"{least}={self.low:g} is above {most}={self.high:g} (MACs in millions).")
 

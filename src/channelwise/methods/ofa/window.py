@@ -44,6 +44,7 @@ class WindowSpace:
         self._index = space.free
         self._ladders = [np.array(space.choices[i].candidates) for i in space.free]
         self._listed = self._list()
+        self._places = np.empty((0, self.dims)) if self._listed is None else self._positions(self._listed)
         self._inside = self._any_inside()
 
     def digest(self) -> str:
@@ -63,7 +64,7 @@ class WindowSpace:
         if self.contains(start):
             return start
         if self._listed is not None:
-            far = np.abs(self._positions(self._listed) - self._positions(start[None])).sum(axis=1)
+            far = np.abs(self._places - self._positions(start[None])).sum(axis=1)
             return self._listed[int(np.argmin(far))]
         rng = np.random.default_rng(np.frombuffer(hashlib.sha256(start.tobytes()).digest()[:16], np.uint32))
         for _ in range(ATTEMPTS):

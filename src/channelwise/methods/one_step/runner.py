@@ -93,11 +93,12 @@ class OneStepPruningRunner:
         seed: int = 0,
         workers: int | None = None,
         executor: str | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Evaluate candidates until there are ``num_subnet``, see `OneStep.search`.
 
         Args:
-            gpus, workers, executor: See `Where`.
+            gpus, workers, executor, timeout: See `Where`.
             calibration_fn, calib_args, compensate: See `Repair`.
             loader, batches, forward_fn: See `Images`. Without ``calibration_fn`` batch norms are re-estimated on them.
             num_subnet: How many candidates the search has, those of earlier runs and failed ones included.
@@ -118,7 +119,7 @@ class OneStepPruningRunner:
         ranking = ranking if ranking is not None else self._ranking
         method = self._method(repair, Channels(excludes, with_group_conv, channel_divisible, ranking))
         # The default means: no preference. Without such a device, or if eval_fn works on another, that one is used.
-        where = Where(None if gpus is GPUS and workers is None else gpus, workers, executor)
+        where = Where(None if gpus is GPUS and workers is None else gpus, workers, executor, timeout)
         self._searched.append((target, method))
         try:
             method.search(target, evaluation, options=options, where=where, forced=forced)
