@@ -66,7 +66,7 @@ def test_a_journal_on_a_full_disk_keeps_its_lines(disk: Disk) -> None:
     assert [record for _, record in journal.read()] == [*written, {"line": -1}]
 
 
-@pytest.mark.parametrize("pages", range(0, 24, 3))
+@pytest.mark.parametrize("pages", range(0, 24, 6))
 def test_a_search_on_a_full_disk_loses_nothing_that_was_told(pages: int, disk: Disk) -> None:
     path = disk.path / "Net.search"
     with open_study(space(), "Net", storage=path, budget=4) as study:
