@@ -194,6 +194,14 @@ def test_mixed_precision_models_take_any_floating_input() -> None:
     check_model(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3).double()), torch.zeros(1, 3).double())
 
 
+@pytest.mark.parametrize(("inputs", "said"), [(X[0], True), (X, False), (torch.zeros(2, 3, 8), False)])
+def test_one_image_without_a_batch_axis_is_mentioned(
+    inputs: torch.Tensor, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_model(network(), inputs)
+    assert ("look like one sample without a batch axis" in caplog.text) is said
+
+
 def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match=r"batch is empty: the first tensor has shape \(0, 3\)"):
         check_model(nn.Linear(3, 2), torch.ones(0, 3))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -50,6 +51,7 @@ def check_model(model: object, inputs: object = (), kwargs: Mapping[str, object]
         _check_tensor(unwrapped, name, tensor)
     tensors = check_inputs(inputs, kwargs)
     _check_match(unwrapped, tensors)
+    _mention_unbatched(unwrapped, tensors)
     return unwrapped
 
 
@@ -209,6 +211,19 @@ def _check_match(model: nn.Module, tensors: list[torch.Tensor]) -> None:
             f"inputs are {floating.dtype} and the model is {first.dtype} ({name}). Give inputs of the model's type: "
             f"inputs.to({first.dtype})."
         )
+
+
+def _mention_unbatched(model: nn.Module, tensors: list[torch.Tensor]) -> None:
+    """Convolutions take an image (C, H, W), too; its channels would be counted as samples."""
+    first = next((m for m in model.modules() if next(m.parameters(recurse=False), None) is not None), None)
+    if not isinstance(first, _ConvNd) or len(tensors) > 1:
+        return
+    shape = tuple(tensors[0].shape)
+    if len(shape) == len(first.kernel_size) + 1 and shape[0] == first.in_channels > 1:
+        log.warning(
+            "inputs of shape %s look like one sample without a batch axis: their first axis is taken for %d samples, "
+            "and MACs are those of one. Give inputs.unsqueeze(0).", shape, shape[0]
+        )  # fmt: skip
 
 
 def check_flag(name: str, value: object) -> bool:
