@@ -1,4 +1,4 @@
-"""Building a supernet out of a traced model, and seeing that it computes the right thing."""
+"""Building a supernet out of a traced model, and checking that it computes the right thing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 def checked_supernet(
     graph: ChannelGraph, space: SearchSpace, ranking: str | Criterion, inputs: Any
 ) -> tuple[Supernet, nn.Module]:
-    """The supernet at full width. At the smallest width it computes what the pruned original does: that is tried.
+    """The supernet at full width. It is tried whether at the smallest width it computes what the pruned original does.
 
     Layers for which it does not (code that reaches around the modules, for example) keep their width, with the reason.
     """
@@ -53,7 +53,7 @@ def checked_supernet(
 
 
 def _problem(graph: ChannelGraph, supernet: Supernet, model: nn.Module, values: np.ndarray, inputs: Any) -> str | None:
-    """What differs between the subnet of these widths, at full kernels, and the original pruned alike; or None."""
+    """What differs between this subnet, at full kernels, and the original pruned in the same way; None if nothing."""
     args, kwargs = as_arguments(inputs)
     args, kwargs = varied(args), varied(kwargs)
     selection = supernet.original_selection(values)
@@ -69,7 +69,7 @@ def _problem(graph: ChannelGraph, supernet: Supernet, model: nn.Module, values: 
 
 
 def _guilty(graph: ChannelGraph, supernet: Supernet, model: nn.Module, inputs: Any) -> list[int]:
-    """Choices that cannot be at their smallest, found by adding one after the other to those that can."""
+    """The choices that cannot be at their smallest: one after the other is added to those that can."""
     space = supernet.built
     values, guilty = space.maximum.copy(), []
     for i in space.free:

@@ -1,4 +1,4 @@
-"""What of a traced network is elastic: the widths of its channel groups, by ratios, and large kernels."""
+"""What can change in a supernet: the widths of channel groups, by ratios, and large kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a choice means for each module: the active part of its tensors, and its attributes; worked out once a width."""
+"""What a choice means for each module: the active part of its tensors, and its attributes, found once a width."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from channelwise.tracing.code.numbers import attribute_of
 
 # Parts of a module with more choices than this are worked out when they are used: behind long concatenations.
 LATE = 4
-# So many combinations of a module's choices are remembered. With many choices hardly one comes again, except the first
-# ones: the largest and the smallest subnet.
+# How many combinations of a module's choices are remembered. With many choices hardly any comes again, except those of
+# the largest and the smallest subnet, which come first.
 REMEMBERED, REMEMBERED_LATE = 256, 4
 
 Named = dict[tuple[str, str], tuple[Size, ...]]
@@ -37,8 +37,8 @@ Named = dict[tuple[str, str], tuple[Size, ...]]
 class ModulePlan:
     """One module: ``choices`` are positions of what it depends on, ``original`` its attributes at full width.
 
-    ``tensors`` are its own, by local name. ``lengths`` is where the lengths that its attributes follow from are among
-    those of all modules, ``ranks`` how many of them belong to what.
+    ``tensors`` are its own, by local name. Its attributes follow from lengths: ``lengths`` says where these are among
+    those of all modules, ``ranks`` how many of them belong to each tensor, call and number.
     """
 
     name: str
@@ -64,7 +64,7 @@ class ModulePlan:
 
     @cached_property
     def key(self) -> Callable[[Sequence[int]], Any]:
-        """What the module depends on, out of the values of all choices."""
+        """Picks what the module depends on from the values of all choices."""
         return itemgetter(*self.choices)
 
     def shapes(self, lengths: Shape) -> dict[str, dict[str, Shape]]:
@@ -90,7 +90,7 @@ class Plans:
         self._full = self._lengths.at([group.size for group in structure.groups])
 
     def activate(self, modules: Sequence[nn.Module], values: Sequence[int]) -> None:
-        """Make these values (choices,) active in the modules, which follow the plans, in place."""
+        """Make these values (choices,) active in the modules, one for each plan, in place."""
         stays, lengths = None, self._full
         # Children first: the attributes of a parametrized layer follow from the weight that its children compute.
         for plan, module in zip(reversed(self.modules), reversed(modules), strict=True):
@@ -122,7 +122,7 @@ class Plans:
 
 
 def _attributes(plan: ModulePlan, full: Shape, now: Shape, module: nn.Module) -> dict[str, Any]:
-    """The attributes that differ from those at full width; a stand-in for the plain layer at full width is asked."""
+    """The attributes that differ from those at full width, found on a stand-in for the plain layer."""
     before, after = plan.shapes(full), plan.shapes(now)
     stand_in = object.__new__(plan.cls)
     stand_in.__dict__ = {**module.__dict__, **plan.original}

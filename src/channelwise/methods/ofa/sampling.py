@@ -15,7 +15,7 @@ Mode = Literal["max", "min", "random"]
 
 
 class Sampler:
-    """Draws subnets. Without a seed Python's ``random`` decides, and for distributed processes the number of draws."""
+    """Draws subnets: by a seed, by Python's ``random``, or in distributed training by the number of draws."""
 
     def __init__(self) -> None:
         self._drawn = {True: 0, False: 0}

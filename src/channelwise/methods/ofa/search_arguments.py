@@ -1,4 +1,4 @@
-"""What a search among subnets is asked for: the metric, how many subnets, and between which MACs."""
+"""What a search among subnets is given: the metric, how many subnets, and the window of MACs."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Window:
 
 
 def either(name: str, value: Any, other: str, another: Any, default: float) -> Any:
-    """The argument that is given, of two names for one."""
+    """The value of an argument that has two names."""
     if value is not None and another is not None:
         raise InvalidArgumentError(f"{name} and {other} are two names of one argument: give one of them.")
     return next((given for given in (value, another) if given is not None), default)

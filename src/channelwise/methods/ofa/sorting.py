@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Prefixes:
-    """The channels of a sorted network that a width keeps: the first ones, and of every part of a group equally many.
+    """The channels of a sorted network that a width keeps: the first ones of every part of a group, equally many each.
 
     Channels of all groups are in one row, as in `channelwise.surgery.cuts.Stays`.
     """
@@ -39,7 +39,7 @@ class Prefixes:
         return self._place < (counts // self._parts)[self._group]
 
     def selection(self, counts: np.ndarray) -> Selection:
-        """The same as a selection."""
+        """These channels as a selection."""
         each = np.split(self.channels(counts), self._ends[:-1]) if self.groups else []
         return Selection({name: np.flatnonzero(stay) for name, stay in zip(self._names, each, strict=True)})
 

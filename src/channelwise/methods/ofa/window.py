@@ -14,7 +14,7 @@ from channelwise.methods.ofa.space import SearchSpace
 
 # Spaces up to this size are listed: what lies in the window is then known exactly.
 LISTED = 4096
-# Ways from the outside into the window that are tried before any subnet known to be inside is taken.
+# So many ways from the outside into the window are tried; then a subnet known to be inside is taken.
 ATTEMPTS = 8
 
 
@@ -119,7 +119,7 @@ class WindowSpace:
         return np.stack(columns, axis=1)
 
     def _walked(self, start: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-        """Along a random path of single steps towards the window; None if it steps over it."""
+        """The first subnet in the window on a random path of single steps towards it; None if it steps over it."""
         down = self.space.macs(start) > self.high
         steps = []
         for i, ladder in zip(self._index, self._ladders, strict=True):
@@ -171,7 +171,7 @@ class WindowSpace:
         raise self._nothing(float(self.space.macs(values)))
 
     def _approached(self, values: np.ndarray) -> np.ndarray:
-        """As near to the middle of the window as single steps and pairs of them lead, each taking the best."""
+        """As near to the middle of the window as the best single steps and pairs of steps lead."""
         middle = (self.low + self.high) / 2
         while not self.contains(values):
             single = self._neighbours(values)

@@ -66,9 +66,10 @@ def convolution(
 def _carried(
     ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, kernel: Sequence[int], stride: Sequence[int]
 ) -> list[LabelMap]:
-    """Channels along an axis that a kernel moves over, as in efficient channel attention (arXiv:1910.03151).
+    """Channels along an axis that the kernel moves over, as in efficient channel attention (arXiv:1910.03151).
 
-    They keep their places if the axis keeps its length whatever it is. Those that are left get new neighbours.
+    They keep their places if the axis keeps its length, whatever the length is. The channels that stay get new
+    neighbours.
     """
     found = []
     for m in ctx.maps(x):
@@ -82,7 +83,7 @@ def _carried(
 
 
 def _with_bias(ctx: TraceContext, result: LabelMap, bias: torch.Tensor | None) -> bool:
-    """Join the bias; is the output zero where a channel was removed?"""
+    """Join the labels of the bias. Returns whether the output is zero where a channel was removed."""
     if bias is None:
         return result.zero
     labels = ctx.labels_on(bias, 0)
@@ -105,7 +106,7 @@ def _plain(ctx: TraceContext, x: torch.Tensor, weight: torch.Tensor, transposed:
 
 
 def _depthwise(ctx: TraceContext, x: torch.Tensor, weight: torch.Tensor, transposed: bool) -> LabelMap | None:
-    """Input channel c and its output channels c·m … c·m + m - 1 are one channel."""
+    """Input channel c and its output channels c·m to c·m + m - 1 are one channel."""
     inputs = ctx.flat_map(x, 1)
     first, second = ctx.map_on(weight, 0), ctx.map_on(weight, 1)
     if inputs is None:
@@ -135,7 +136,7 @@ def _depthwise(ctx: TraceContext, x: torch.Tensor, weight: torch.Tensor, transpo
 def _grouped(
     ctx: TraceContext, x: torch.Tensor, weight: torch.Tensor, transposed: bool, groups: int
 ) -> LabelMap | None:
-    """Every one of the ``groups`` parts keeps equally many inputs and equally many outputs, of its own choice."""
+    """Each of the ``groups`` blocks keeps equally many inputs and equally many outputs, and chooses them itself."""
     inputs = ctx.flat_map(x, 1)
     rows, columns = ctx.flat_map(weight, 0), ctx.map_on(weight, 1)
     per_block = _columns_of_blocks(ctx, columns, weight, groups)

@@ -107,9 +107,9 @@ def dot(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) 
 def attention(
     ctx: TraceContext, out: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
 ) -> None:
-    """softmax(q kᵀ s) v on (B, heads, L, E): heads go as wholes, those of keys and values with all queries they serve.
+    """softmax(q kᵀ s) v on (B, heads, L, E): whole heads go; one of keys and values with all query heads it serves.
 
-    Widths of heads are contracted, but without a factor s the scale is one over the root of the queries' width.
+    The width of heads stays: it is summed over, but the scale s depends on it if none is given.
     """
     masks = [t for t in [*tensors_in(args), *tensors_in(kwargs)] if ctx.maps(t)]
     for tensor in (query, key, value, *masks):
@@ -120,16 +120,16 @@ def attention(
     if known:
         for m in known[1:]:
             ctx.space.join(known[0].labels, m.labels)
-        # One head of keys and values is there for all heads of the queries, whichever these are.
+        # A single head of keys and values serves all query heads, whichever stay.
         if any(m is None and t.shape[-3] > 1 for t, m in zip((query, key, value), heads, strict=True)):
             ctx.freeze(known[0].labels, _FIXED)
         given = [t for t in [*tensors_in(args), *tensors_in(kwargs)] if t.ndim >= 3 and t.shape[-3] > 1]
         for mask in given:
-            its = ctx.map_on(mask, mask.ndim - 3)
-            if its is None:
+            mask_heads = ctx.map_on(mask, mask.ndim - 3)
+            if mask_heads is None:
                 ctx.freeze(known[0].labels, _FIXED)
             else:
-                ctx.space.join(known[0].labels, its.flat)
+                ctx.space.join(known[0].labels, mask_heads.flat)
         maps = [along(known[0].labels, query.ndim - 3, query.ndim, heads[2] is not None and heads[2].zero)]
     result, *rest = tensors_in(out)
     ctx.set(result, maps)
@@ -140,7 +140,7 @@ def attention(
 
 
 def _heads(ctx: TraceContext, tensor: torch.Tensor, number: int) -> LabelMap | None:
-    """The labels (number,) of the heads of queries, keys or values, of which each may serve several queries."""
+    """The labels (number,) of the heads; a head of keys or values that serves several query heads is repeated."""
     found = ctx.flat_map(tensor, tensor.ndim - 3)
     if found is None or found.labels.size == number:
         return found

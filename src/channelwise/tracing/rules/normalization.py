@@ -49,7 +49,7 @@ def _freeze_per_channel(ctx: TraceContext, tensors: Sequence[torch.Tensor | None
 
 
 def _affine_zero(m: LabelMap, weight: torch.Tensor | None, bias: torch.Tensor | None) -> bool:
-    """With a scale and a shift that are zeroed with the channel the output is zero whatever the input."""
+    """Whether the output is zero where a channel was removed: scale and shift are zeroed with the channel."""
     return weight is not None or (m.zero and bias is None)
 
 

@@ -123,7 +123,7 @@ def _aligned(ctx: TraceContext, tensor: torch.Tensor, ndim: int) -> list[LabelMa
 def _removed_value(
     ctx: TraceContext, func: Any, args: Sequence[Any], kwargs: dict[str, Any], m: LabelMap, ndim: int
 ) -> tuple[bool, bool]:
-    """Try the operator on numbers: is the result zero, is it finite, where a channel of this map was set to zero?"""
+    """Try the operator on numbers. Returns whether the result is zero, and finite, where a channel was set to zero."""
     pattern: list[bool] = []
     plain_args = _without_tensors(ctx, tuple(args), m.axis - ndim, pattern)
     plain_kwargs = tuple((k, _without_tensors(ctx, v, m.axis - ndim, pattern)) for k, v in kwargs.items())
@@ -134,7 +134,7 @@ def _removed_value(
 
 
 def _without_tensors(ctx: TraceContext, value: Any, axis: int, pattern: list[bool]) -> Any:
-    """The arguments with slots for tensors; whether each is zero where a channel along ``axis`` < 0 is: in pattern."""
+    """The arguments with slots for tensors. ``pattern`` gets whether each is zero where a channel along ``axis`` is."""
     if isinstance(value, torch.Tensor):
         here = [k for k in ctx.maps(value) if k.axis - value.ndim == axis]
         pattern.append(bool(here) and all(k.zero for k in here))
@@ -236,7 +236,7 @@ def filled_like(ctx: TraceContext, out: Any, x: torch.Tensor, *args: Any, **kwar
 def new_filled(
     ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, size: Sequence[int], *args: Any, **kwargs: Any
 ) -> None:
-    """A new tensor whose shape was probably, but not certainly, read off ``x``: verification decides."""
+    """A new tensor whose shape may have been read from ``x``: verification finds out."""
     if len(size) != x.ndim:
         return
     zero = ctx.operation.startswith("aten.new_zeros")

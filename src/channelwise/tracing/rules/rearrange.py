@@ -48,7 +48,7 @@ def unsqueeze(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int) -
 
 @rule(*operators(aten, "squeeze", "squeeze_"))
 def squeeze(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int | Sequence[int] | None = None) -> None:
-    """Axes of length 1 dropped; such axes never carry labels, and those that do must not come to that."""
+    """Axes of length 1 dropped. They carry no labels; a labelled axis keeps two channels, or it would be dropped."""
     wanted = (
         range(x.ndim)
         if dim is None
@@ -79,7 +79,7 @@ def expand(
     for axis, length in enumerate(out.shape):
         repeated = length > 1 and (axis < extra or x.shape[axis - extra] == 1)
         if repeated and (ctx.call.adapts or length == ctx.call.repeats or ctx.is_named(axis, length)):
-            # What is equal for all heads goes with them: it has labels of its own until it meets theirs.
+            # What is the same for all heads goes with them. It has its own labels until it meets those of the heads.
             labels = ctx.repeat(length)
             ctx.ask(labels, f"expanded to {tuple(size)}")
             ctx.stands(length, labels, axis)
@@ -228,7 +228,7 @@ def _repeat_runs(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, axis: in
 
 
 def _maps_before(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, axis: int) -> list[LabelMap]:
-    """What stays as it is, the axes before that of the channels; the spatial ones behind must not be labelled."""
+    """The maps of the axes before the channels, which stay as they are. Spatial axes behind must have no labels."""
     ctx.freeze_axes(x, range(axis + 1, x.ndim), "the spatial axes of this operation are labelled")
     return [along(ctx.one_axis(m), m.axis, out.ndim, m.zero) for m in ctx.maps(x) if m.axis < axis]
 

@@ -80,10 +80,10 @@ def reshape(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, *
 
 
 def _one_of_merged(ctx: TraceContext, maps: Sequence[LabelMap], pairs: Sequence[Block]) -> list[LabelMap]:
-    """The maps without those that cannot get shorter because they are merged with an axis that does.
+    """The maps without those of axes that cannot get shorter, as they are merged with one that does.
 
-    Where channels are repeated, and merged with the axis of their repeats, the number of these stays. Where the same is
-    given to all heads, and merged with their axis, the heads can go, and it stays.
+    Of channels merged with the axis of their repeats, the number of repeats stays. Of heads merged with an axis that
+    all of them share, the heads can go, and that axis stays.
     """
     rows_of = {m.axis: next(rows for rows, _ in pairs if m.axis in rows) for m in maps}
     kept = []
@@ -99,7 +99,7 @@ def _one_of_merged(ctx: TraceContext, maps: Sequence[LabelMap], pairs: Sequence[
 
 
 def _alone(pairs: Sequence[Block], axis: int) -> int | None:
-    """Where an axis is afterwards, if it is neither merged nor split."""
+    """Where an axis is afterwards; None if it is merged or split."""
     return next((columns[0] for rows, columns in pairs if rows == (axis,) and len(columns) == 1), None)
 
 
@@ -114,8 +114,8 @@ def _through(
 ) -> LabelMap | None:
     """The map of an axis in ``rows`` along one of ``columns``.
 
-    ``across``: axes on which its labels depend, too, those of blocks of a grouped convolution's weight, and where these
-    axes are afterwards.
+    ``across``: further axes that its labels depend on (blocks of a grouped convolution's weight), and where these are
+    afterwards.
     """
     lead = [old[d] for d in across]
     flat = np.moveaxis(m.labels, list(across), range(len(lead))).reshape(*lead, -1)
@@ -131,7 +131,7 @@ def _through(
         if k != keep:
             at = len(lead) + k
             labels = ctx.space.tie(labels, at) if k in varying else np.take(labels, [0], at)
-    # Axes of blocks come first here: to their places with them.
+    # The axes of blocks come first here: move them to their places.
     places = [*across.values(), columns[keep]]
     order = sorted(range(len(places)), key=places.__getitem__)
     shape = [new[d] if d in places else 1 for d in range(len(new))]
@@ -143,19 +143,18 @@ def _varies(labels: np.ndarray, axis: int) -> bool:
 
 
 def _shrinking(ctx: TraceContext, varying: list[int], columns: tuple[int, ...], new: Sequence[int]) -> int:
-    """Which axis that a labelled one is split into gets shorter.
+    """Which of the axes that a labelled axis is split into gets shorter.
 
-    That of attention heads, of which whole ones go, one as long as the channels of another tensor, or one whose length
-    was left open; else (g, c/g) keeps g parts,
-    and (c, h, w) keeps space.
+    It is the axis of attention heads, as whole heads go; or one as long as the channels of another tensor; or one whose
+    length was left open. Else (g, c/g) keeps g parts, and (c, h, w) keeps space.
     """
     behind = [math.prod(new[c] for c in columns[k + 1 :]) for k in range(len(columns))]
     heads = [k for k in varying if ctx.is_number_of_heads(columns[k], new[columns[k]], behind[k])]
     if heads and len(columns) > 1:
-        # Channels of a head come last: as many of them as there are heads are not these.
+        # The channels of a head come last: an axis there is not that of the heads, even if it is as long.
         return next((k for k in reversed(heads) if k < len(columns) - 1), heads[-1])
     if ctx.call.free_axis in columns:
-        # What is left open is the rest, where another length is that of the channels of a tensor.
+        # The open length is the rest if another length is the number of channels of a tensor.
         read = [k for k in varying if ctx.is_read(columns[k])]
         return read[0] if len(read) == 1 else columns.index(ctx.call.free_axis)
     if len(varying) < 2:
@@ -165,7 +164,7 @@ def _shrinking(ctx: TraceContext, varying: list[int], columns: tuple[int, ...], 
 
 @rule(*operators(aten, "as_strided", "as_strided_", "set_"))
 def as_strided(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-    """Another view of the same memory: with the shape unchanged only the strides may differ, else nothing is known."""
+    """Another view of the same memory. With the same shape and strides the labels stay; else nothing is known."""
     if out is x:
         return
     if out.shape == x.shape and out.stride() == x.stride():

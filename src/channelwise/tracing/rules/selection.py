@@ -64,7 +64,7 @@ def select(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int, inde
 
 @rule(*operators(aten, "unbind"))
 def unbind(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, dim: int = 0) -> None:
-    """Every index of an axis by itself; how many there are is seen by the user's code."""
+    """Every index of an axis as a tensor of its own. The user's code sees how many there are."""
     for m in ctx.maps(x):
         if m.axis == dim % x.ndim:
             ctx.ask(m.labels, "unbound along channels")
@@ -92,11 +92,11 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
                 ctx.space.require_equal_parts(np.stack(parts), ctx.because("split into equal parts"))
             elif ctx.call.adapts:
                 _all_lose_as_many(ctx, parts)
-            # Even what computes its sizes from the width (chunk) gives other channels to a piece where one is shorter.
+            # chunk, too, gives other channels to a piece if one is shorter, although it follows the width.
             always = len(set(lengths)) > 1
             listed = isinstance(sizes, (list, tuple))
             for part in parts:
-                # Of a list of sizes, which has to add up, the others can be tried out beside a single channel.
+                # The sizes of a list have to add up: if one is a single channel, the others can still be tried.
                 shortest = part.size if listed else min(lengths)
                 _ask_or_freeze(ctx, part, labels, shortest, f"split into {lengths}", always)
         stops = np.cumsum(lengths)
@@ -110,7 +110,7 @@ def split(ctx: TraceContext, out: Sequence[torch.Tensor], x: torch.Tensor, sizes
 
 
 def _all_lose_as_many(ctx: TraceContext, parts: Sequence[np.ndarray]) -> None:
-    """Chunks of n, n, … and a rest r < n channels are again n', n', … and r' only if all of them lose n - n'."""
+    """Chunks of n, n, … and a rest of r < n channels become n', n', … and r' only if each of them loses n - n'."""
     rest = min(part.size for part in parts)
     ctx.space.tie(np.stack([part[:rest] for part in parts]), 0)
     for part in parts:
@@ -122,7 +122,7 @@ def _all_lose_as_many(ctx: TraceContext, parts: Sequence[np.ndarray]) -> None:
 def constant_pad_nd(
     ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, pad: Sequence[int], value: float = 0
 ) -> None:
-    """Constant elements before and after; padded channels stay, for their number is a constant."""
+    """Constant elements before and after. Padded channels stay, as their number is a constant."""
     amounts = {x.ndim - 1 - k: (pad[2 * k], pad[2 * k + 1]) for k in range(len(pad) // 2)}
     maps = []
     for m in ctx.maps(x):
@@ -170,7 +170,7 @@ def index(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, *args: Any, **k
 
 @rule(*operators(aten, "gather"))
 def gather(ctx: TraceContext, out: torch.Tensor, x: torch.Tensor, dim: int, index: torch.Tensor, **kwargs: Any) -> None:
-    """Elements picked along one axis, others at every place of the other axes, of which the index has its own size."""
+    """Elements picked along one axis, by an index for every place of the other axes, which may be fewer places."""
     dim %= max(x.ndim, 1)
     ctx.freeze_axes(x, [dim], "channels are picked by an index tensor")
     met = {m.axis for m in ctx.maps(x) if m.axis != dim and m.uniform and out.shape[m.axis] == x.shape[m.axis]}
