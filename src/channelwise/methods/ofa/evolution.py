@@ -64,8 +64,11 @@ class FrontEvolution:
             child = np.where(rng.random(space.dims) < 0.5, child, second)
         if not alone and not request.attempt:
             return child
-        # Children that were known already must go further away, twice as far every time.
-        changed = rng.random(space.dims) < min(1.0, max(self.mutate_prob, 1 / space.dims) * 2.0**request.attempt)
+        share = self.mutate_prob
+        if request.attempt:
+            # Children that were known already must go further away, twice as far every time.
+            share = min(1.0, max(share, 1 / space.dims) * 2.0**request.attempt)
+        changed = rng.random(space.dims) < share
         changed[rng.integers(space.dims)] = True
         return np.where(changed, rng.random(space.dims), child)
 
