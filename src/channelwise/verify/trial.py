@@ -86,14 +86,14 @@ class Trials:
         return None
 
     def _every(self) -> list[Trial]:
-        """All selections in eval mode; in train mode too if the code does other things in it, else one."""
-        numbers = range(len(self.trace.passes))
-        first = _done(self.trace.passes[0].program)
+        """All selections in eval mode; in train mode too if code with questions does other things in it, else one."""
+        asking = {question.reason.module for question in self.trace.space.questions}
+        done = [_done(one.program, asking) for one in self.trace.passes]
         return [
             Trial(pattern, number)
-            for number in numbers
+            for number in range(len(done))
             for pattern in Pattern
-            if pattern is Pattern.UPPER or number == 0 or _done(self.trace.passes[number].program) != first
+            if pattern is Pattern.UPPER or number == 0 or done[number] != done[0]
         ]
 
     def check_in(self, trial: Trial, solution: Solution, names: Collection[str]) -> Failure | None:
@@ -198,9 +198,13 @@ class Trials:
         return shown or asked_in(self.trace, solution, found.module)
 
 
-def _done(program: Program) -> list[Operation]:
-    """What a program does apart from norms and dropout, which are meant to be different in train mode."""
-    return [one for one in program.operations if "batch_norm" not in one.name and "dropout" not in one.name]
+def _done(program: Program, modules: Collection[str]) -> list[Operation]:
+    """What a program does in these modules, apart from norms and dropout, which are meant to differ in train mode."""
+    return [
+        one._replace(results=())
+        for one in program.operations
+        if one.module in modules and "batch_norm" not in one.name and "dropout" not in one.name
+    ]
 
 
 def _deletion(trace: Trace, solution: Solution, kept: Kept) -> Deletion:
