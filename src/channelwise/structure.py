@@ -180,6 +180,27 @@ class Number:
 
 
 @dataclass(frozen=True)
+class NormedWeight:
+    """A weight that its module divides by a norm of itself: without some slots, that norm would be another.
+
+    Weight norm: ``weight`` is divided by its norms over all axes but ``axis`` (None: by one norm over all), and then
+    multiplied by ``scale``. In a sparse model removed slots along ``axis`` keep their values, as 0 / 0 is no number,
+    and ``scale`` is zero there. Spectral norm: ``weight`` W, with rows along ``axis``, is divided by uᵀ W v, where u is
+    ``scale`` and v is ``right``.
+    """
+
+    weight: str
+    scale: str
+    axis: int | None
+    right: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The weight, the scale and, of spectral norm, the right vector."""
+        return (self.weight, self.scale) if self.right is None else (self.weight, self.scale, self.right)
+
+
+@dataclass(frozen=True)
 class ModuleSizes:
     """Shapes seen by one module call, as linear forms: of its first tensor argument and of its first output."""
 
@@ -209,7 +230,8 @@ class Structure:
 
     ``tensor_sizes[name]`` gives the slim length of every axis (of a blocked axis 1: per block).
     ``numbers`` were found by verification: without them the code of these modules does not adapt.
-    ``norms`` are the modules that sparse and masked models run on the kept channels only.
+    ``norms`` are the modules that sparse and masked models run on the kept channels only. ``normed`` are the weights
+    that stay what they are only if their norms do.
     ``aliases`` maps further names of a shared tensor to the name used here.
     """
 
@@ -223,6 +245,7 @@ class Structure:
     notes: tuple[str, ...] = ()
     numbers: tuple[Number, ...] = ()
     norms: tuple[Norm, ...] = ()
+    normed: tuple[NormedWeight, ...] = ()
 
     def group(self, name: str) -> Group:
         """The group called ``name``. Raises InvalidArgumentError if there is none."""

@@ -63,6 +63,7 @@ def old_weight_norm(module: nn.Module) -> nn.Module:
 WRAPPERS = {
     "weight_norm_old": old_weight_norm,
     "weight_norm": parametrizations.weight_norm,
+    "weight_norm_of_all": lambda module: parametrizations.weight_norm(module, dim=None),
     "weight_norm_over_inputs": lambda module: parametrizations.weight_norm(module, dim=1),
     "spectral_norm_old": nn.utils.spectral_norm,
     "spectral_norm": parametrizations.spectral_norm,
@@ -85,9 +86,7 @@ class Wrapped(nn.Module):
 
 
 for name, wrap in WRAPPERS.items():
-    # The norm of a filter that is zero is 0 / 0; that over an input axis counts the filters.
-    inexact = {"weight_norm_over_inputs": ("first",)}.get(name, ("first", "second") if "weight_norm" in name else ())
-    add(name, "weights", lambda wrap=wrap: Wrapped(wrap), inexact=inexact)
+    add(name, "weights", lambda wrap=wrap: Wrapped(wrap))
 add(
     "weight_standardisation",
     "weights",
@@ -101,7 +100,21 @@ for groups in (1, 2):
         lambda groups=groups: Between(NormalisedConv(8, 8, 3, groups=groups)),
         inexact=("first",),
     )
-add("linear_weight_norm", "weights", lambda: Between(WeightNormedLinear(), after=6), inexact=("op.linear",))
+add("linear_weight_norm", "weights", lambda: Between(WeightNormedLinear(), after=6))
+
+
+@network("weights", inexact=("second",))
+class WeightNormBehindMean(nn.Module):
+    """What a weight-normed layer gives is divided by a mean over its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = parametrizations.weight_norm(nn.Conv2d(3, 8, 3, padding=1))
+        self.second, self.head = parametrizations.weight_norm(nn.Conv2d(8, 6, 3, padding=1)), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x).relu())
+        return self.head(x / (1 + x.mean(1, keepdim=True).square()))
 
 
 class WeightNormedLinear(nn.Module):

@@ -101,6 +101,7 @@ def build(trace: Trace, bans: Sequence[Ban] = (), numbers: Collection[Followed] 
         module_sizes=modules,
         numbers=tuple(found),
         norms=norms,
+        normed=tuple(trace.normed),
         aliases=dict(trace.aliases),
         notes=tuple(trace.notes),
     )

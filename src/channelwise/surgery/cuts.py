@@ -11,7 +11,7 @@ import numpy as np
 from channelwise.errors import InvalidArgumentError
 from channelwise.once import once_each
 from channelwise.selection import Selection, removed_channels
-from channelwise.structure import Structure, TensorInfo
+from channelwise.structure import NormedWeight, Structure, TensorInfo
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,14 @@ class Cuts:
     """What stays of every tensor that a selection touches; plain data that pickles.
 
     ``tensors`` is keyed by the structure's tensor names; ``shapes`` covers the untouched tensors too. ``numbers`` are
-    the attributes of modules that follow the channels, as they are in the slim model.
+    the attributes of modules that follow the channels, as they are in the slim model. ``normed``: see `NormedWeight`.
     """
 
     tensors: Mapping[str, Cut]
     shapes: Mapping[str, tuple[int, ...]]
     aliases: Mapping[str, str] = field(default_factory=dict)
     numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    normed: tuple[NormedWeight, ...] = ()
 
     def __deepcopy__(self, memo: Any) -> Cuts:
         return self
@@ -166,4 +167,5 @@ def cut_tensors(structure: Structure, selection: Selection) -> Cuts:
     numbers: dict[str, dict[str, int]] = {}
     for number in structure.numbers:
         numbers.setdefault(number.module, {})[number.attribute] = number.size(counts)
-    return Cuts(cuts, {n: tuple(t.shape) for n, t in structure.tensors.items()}, dict(structure.aliases), numbers)
+    shapes = {name: tuple(info.shape) for name, info in structure.tensors.items()}
+    return Cuts(cuts, shapes, dict(structure.aliases), numbers, structure.normed)

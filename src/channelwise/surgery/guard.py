@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from channelwise.errors import InvalidArgumentError
 from channelwise.surgery.clone import Companion
 from channelwise.surgery.cuts import Cuts
+from channelwise.surgery.normed import rescale
 from channelwise.tensors import named_tensors
 
 
@@ -203,6 +204,7 @@ class ZeroAfterLoading(Companion):
         self.guard = guard
 
     def __call__(self, module: nn.Module, incompatible_keys: Any) -> None:
+        rescale(module, self.guard.cuts)
         self.guard.zero(module)
 
 

@@ -16,6 +16,7 @@ from channelwise.inputs.check import describe
 from channelwise.selection import Selection
 from channelwise.structure import Structure
 from channelwise.surgery.cuts import Cut, Cuts, cut_tensors
+from channelwise.surgery.normed import rescaled_state
 from channelwise.tensors import named_tensors
 
 
@@ -48,27 +49,6 @@ def laid_out(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     order = sorted(range(like.dim()), key=like.stride, reverse=True)
     # Not as a view: to autograd, writing into a part of it would be writing into another tensor.
     return tensor.permute(order).contiguous().permute([order.index(axis) for axis in range(len(order))]).data
-
-
-def removed_mask(cut: Cut) -> torch.Tensor:
-    """True where a slot is removed; on the CPU, broadcasts to the original shape (length 1 along axes kept whole)."""
-    dims = len(cut.info.shape)
-    mask = torch.zeros([1] * dims, dtype=torch.bool)
-    if cut.columns is not None:
-        mask = mask | _removed_columns(cut)
-    for axis, kept in cut.axes.items():
-        along = torch.ones(cut.info.shape[axis], dtype=torch.bool)
-        along[torch.from_numpy(kept)] = False
-        mask = mask | along.reshape([-1 if a == axis else 1 for a in range(dims)])
-    return mask
-
-
-def _removed_columns(cut: Cut) -> torch.Tensor:
-    blocks, (rows, columns) = cut.info.blocks, cut.info.shape[:2]
-    gone = torch.ones(blocks * columns, dtype=torch.bool)
-    gone[torch.from_numpy(cut.kept[1])] = False
-    per_row = gone.reshape(blocks, columns).repeat_interleave(rows // blocks, dim=0)
-    return per_row.reshape(rows, columns, *[1] * (len(cut.info.shape) - 2))
 
 
 def check_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
@@ -138,7 +118,7 @@ def placed(state: dict[str, Any], destination: Any, prefix: str) -> Any:
 
 def slim_state(state: Mapping[str, Any], cuts: Cuts) -> dict[str, Any]:
     """The state dict of the slim model, which knows the numbers that its modules need."""
-    slim = map_state(state, cuts, take)
+    slim = map_state(rescaled_state(state, cuts), cuts, take)
     metadata = getattr(slim, "_metadata", None)
     if metadata is not None:
         for module, numbers in cuts.numbers.items():

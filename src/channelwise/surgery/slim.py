@@ -14,7 +14,9 @@ from channelwise.structure import Structure
 from channelwise.surgery.attributes import fix_attributes, resized_modules
 from channelwise.surgery.clone import Companion, clone_module, like_parameter, stand_in
 from channelwise.surgery.cuts import Cut, Cuts, cut_tensors
+from channelwise.surgery.normed import filled, rescaled
 from channelwise.surgery.slicing import NUMBERS, check_shape, map_state, placed, scatter, take, tensors_of
+from channelwise.tensors import named_tensors
 
 
 def slim_model(
@@ -41,9 +43,11 @@ def slim_model(
     replace: dict[int, torch.Tensor] = {}
     shapes: dict[int, tuple[int, ...]] = {}
     with torch.inference_mode(False), torch.no_grad():
-        for name, tensor in tensors_of(model, cuts.tensors, cuts).items():
-            replace[id(tensor)] = stand_in(tensor, take(tensor, cuts.tensors[name]))
-            shapes[id(tensor)] = cuts.tensors[name].shape
+        scales = rescaled(named_tensors(model), cuts)
+        for name, tensor in tensors_of(model, {**cuts.tensors, **scales}, cuts).items():
+            cut, data = cuts.tensors.get(name), scales.get(name, tensor)
+            replace[id(tensor)] = stand_in(tensor, data if cut is None else take(data, cut))
+            shapes[id(tensor)] = tuple(tensor.shape) if cut is None else cut.shape
     if share_untouched:
         replace = {**{id(p): p for p in model.parameters()}, **replace}
     slim = clone_module(model, replace)
@@ -89,7 +93,8 @@ def sparse_state_dict(
 
     Arguments:
         like: a state dict of the original model. Slots of whole-number buffers (indices, counters), where zero is not
-            the same as nothing, then keep its values; without it they are zero too.
+            the same as nothing, then keep its values; without it they are zero too. So do directions of weight norm, of
+            which zero would give 0 / 0; without it they are ones if ``slim_state`` has the metadata of a state dict.
     """
     return _spread(slim_state, cut_tensors(structure, selection), like)
 
@@ -107,7 +112,10 @@ def _spread(slim_state: Mapping[str, Any], cuts: Cuts, like: Mapping[str, Any] |
                 raise InvalidArgumentError(f"the state dict given as `like` lacks {cut.info.name}")
             lost = scatter(torch.ones_like(value, dtype=torch.bool), cut).logical_not()
             wide = torch.where(lost, like[cut.info.name].to(wide), wide)
-        return wide
+        if like is None and getattr(slim_state, "_metadata", None) is None:
+            # Gradients, for example: only a model divides.
+            return wide
+        return filled(wide, cut, cuts, None if like is None else like.get(cut.info.name))
 
     wide = map_state(slim_state, cuts, spread)
     for entry in getattr(wide, "_metadata", {}).values():

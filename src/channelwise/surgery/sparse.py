@@ -15,7 +15,9 @@ from channelwise.surgery.clone import GUARD, Companion, clone_module, stand_in
 from channelwise.surgery.counting_norms import count_only_kept
 from channelwise.surgery.cuts import Cuts, cut_tensors
 from channelwise.surgery.guard import SparseGuard, ZeroAfterLoading, ZeroBeforeSaving
-from channelwise.surgery.slicing import placed, removed_mask, slim_state, tensors_of
+from channelwise.surgery.normed import rescaled, sparse_mask
+from channelwise.surgery.slicing import placed, slim_state, tensors_of
+from channelwise.tensors import named_tensors
 
 Masks = Mapping[str, torch.Tensor]
 
@@ -71,15 +73,20 @@ def _masks(model: nn.Module, cuts: Cuts) -> dict[str, torch.Tensor]:
     masks = {}
     for name, tensor in tensors_of(model, cuts.tensors, cuts).items():
         if tensor.is_floating_point() or tensor.is_complex():
-            masks[name] = removed_mask(cuts.tensors[name])
+            mask = sparse_mask(cuts.tensors[name], cuts)
+            if mask.any():
+                masks[name] = mask
     return masks
 
 
 def _masked(model: nn.Module, cuts: Cuts, masks: Masks) -> nn.Module:
     replace: dict[int, torch.Tensor] = {}
     with torch.inference_mode(False), torch.no_grad():
-        for name, tensor in tensors_of(model, masks, cuts).items():
-            data = tensor.detach().clone().masked_fill_(masks[name].to(tensor.device), 0)
+        scales = rescaled(named_tensors(model), cuts)
+        for name, tensor in tensors_of(model, {**masks, **scales}, cuts).items():
+            data = scales.get(name, tensor).detach().clone()
+            if name in masks:
+                data.masked_fill_(masks[name].to(tensor.device), 0)
             replace[id(tensor)] = stand_in(tensor, data)
     return clone_module(model, replace)
 

@@ -22,6 +22,8 @@ from channelwise.inputs.tree import tensors_in
 from channelwise.selection import Selection, removed_channels
 from channelwise.structure import Structure
 from channelwise.surgery import clone_module
+from channelwise.surgery.cuts import cut_tensors
+from channelwise.surgery.normed import rescale
 
 _ELEMENTWISE = {"_prelu_kernel", "_to_copy", "fill", "hardswish", "zero"}
 """Operators that work element by element and that torch does not tag as such."""
@@ -35,8 +37,12 @@ _MOVES = re.compile(
 
 
 def with_holes(model: nn.Module, structure: Structure, selection: Selection) -> nn.Module:
-    """A copy of ``model`` with NaN in all removed slots of floating point and complex tensors."""
+    """A copy of ``model`` with NaN in all removed slots of floating point and complex tensors.
+
+    Weights that are divided by their norms are, with holes, what they were without.
+    """
     model = clone_module(model, {})
+    rescale(model, cut_tensors(structure, selection))
     tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     removed = removed_channels(structure, selection)
     for group in structure.groups:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from channelwise.structure import TensorInfo
+from channelwise.structure import NormedWeight, TensorInfo
 from channelwise.tensors import named_tensors
 from channelwise.tracing.code.other_ways import Candidate
 from channelwise.tracing.context import Maps
@@ -23,10 +23,14 @@ from channelwise.tracing.provenance import Use
 
 @dataclass(frozen=True, eq=False)
 class TensorLabels:
-    """The labels of one parameter or buffer: (slots,) of every axis, none for axes of length 1 and kernel positions."""
+    """The labels of one parameter or buffer: (slots,) of every axis, none for axes of length 1 and kernel positions.
+
+    ``divided``: the axis along which removed slots keep their values in a sparse model, see `NormedWeight`.
+    """
 
     info: TensorInfo
     axes: tuple[np.ndarray | None, ...]
+    divided: int | None = None
 
     def maps(self) -> list[LabelMap]:
         """Label maps of the tensor itself."""
@@ -37,9 +41,9 @@ class TensorLabels:
             ndim = len(self.info.shape)
             if axis == 1 and self.info.blocks > 1:
                 grid = np.repeat(labels.reshape(self.info.blocks, -1), self.info.shape[0] // self.info.blocks, axis=0)
-                found.append(LabelMap(grid.reshape(grid.shape + (1,) * (ndim - 2)), 1, True))
+                found.append(LabelMap(grid.reshape(grid.shape + (1,) * (ndim - 2)), 1, axis != self.divided))
             else:
-                found.append(along(labels, axis, ndim, True))
+                found.append(along(labels, axis, ndim, axis != self.divided))
         return found
 
 
@@ -108,14 +112,18 @@ class Trace:
     types: dict[str, type] = field(default_factory=dict)
     batch: int = 1
     remembers: bool = True
+    normed: Sequence[NormedWeight] = ()
 
 
-def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, TensorLabels], dict[str, str]]:
+def label_tensors(
+    model: nn.Module, space: LabelSpace, normed: Sequence[NormedWeight] = ()
+) -> tuple[dict[str, TensorLabels], dict[str, str]]:
     """Give every slot of every parameter and buffer a label of its own."""
     tensors: dict[str, TensorLabels] = {}
     aliases: dict[str, str] = {}
     seen: dict[int, str] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
+    divided = {one.weight: one.axis for one in normed if one.right is None}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, tensor in named_tensors(model).items():
         if id(tensor) in seen:
@@ -126,7 +134,7 @@ def label_tensors(model: nn.Module, space: LabelSpace) -> tuple[dict[str, Tensor
         info = TensorInfo(name, tuple(tensor.shape), name in parameters, owner, _blocks(modules, name, tensor))
         labelled = 2 if _is_kernel(modules, name, tensor) else tensor.ndim
         axes = tuple(space.new(info.slots(a)) if n > 1 and a < labelled else None for a, n in enumerate(info.shape))
-        tensors[name] = TensorLabels(info, axes)
+        tensors[name] = TensorLabels(info, axes, divided.get(name))
     return tensors, aliases
 
 

@@ -25,6 +25,7 @@ from channelwise.tracing.macs import Macs
 from channelwise.tracing.memory.copies import written_into
 from channelwise.tracing.memory.flow import Flow
 from channelwise.tracing.modules import ModuleTracker
+from channelwise.tracing.normed import normed_weights
 from channelwise.tracing.provenance import trace_numbers
 from channelwise.tracing.recording import Pass, Trace, label_tensors
 
@@ -154,8 +155,10 @@ def trace_passes(
     ``original`` is the user's model; without it numbers do not remember where they come from.
     """
     space = LabelSpace()
-    tensors, aliases = label_tensors(model, space)
+    normed = normed_weights(model)
+    tensors, aliases = label_tensors(model, space, normed)
     trace = Trace(space, tensors, aliases, types={name: type(module) for name, module in model.named_modules()})
+    trace.normed = normed
     trace.batch = max(number_of_samples(args, kwargs), 1)
     stored = named_tensors(model)
     ask_where_widths_are_read(model, space, {name: labels.axes for name, labels in tensors.items()})

@@ -230,7 +230,7 @@ def _slim_labels(trace: Trace, deletion: Deletion) -> dict[str, TensorLabels]:
             if left is not None:
                 shape[number] = left.size // (labels.info.blocks if number == 1 else 1)
             axes.append(left if shape[number] > 1 else None)
-        found[name] = TensorLabels(replace(labels.info, shape=tuple(shape)), tuple(axes))
+        found[name] = TensorLabels(replace(labels.info, shape=tuple(shape)), tuple(axes), labels.divided)
     return found
 
 

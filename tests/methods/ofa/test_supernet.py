@@ -24,7 +24,8 @@ models = pytest.importorskip("torchvision.models")
 REGISTERED = [
     "ResidualIfSameWidth", "OneModuleTwoNames", "SplitAttention", "GatedConvolution", "AddOfCat",
     "PartialConvolution", "split_glu", "split_chunk_four", "Checkpointed", "MovingCenter", "weight_norm",
-    "weight_norm_old", "spectral_norm", "scaled", "TiedAutoencoder",
+    "weight_norm_old", "weight_norm_of_all", "weight_norm_over_inputs", "spectral_norm", "spectral_norm_old",
+    "scaled", "TiedAutoencoder",
 ]  # fmt: skip
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from channelwise.structure import NormedWeight
 from channelwise.surgery.cuts import Cut, Owners, Stays
+from channelwise.surgery.normed import new_scale
 from channelwise.surgery.slicing import SlotIndex
 
 
@@ -87,6 +89,44 @@ def take_active(tensor: torch.Tensor, part: Part | None) -> torch.Tensor:
         columns = columns.reshape(*columns.shape, *[1] * (tensor.dim() - 2))
         tensor = tensor.gather(1, columns.expand(*columns.shape[:2], *tensor.shape[2:]))
     return tensor
+
+
+class _Instead(torch.autograd.Function):
+    """Other values in the place of a tensor, with their gradients for it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        return grad, None
+
+
+def rescaled_active(
+    normed: NormedWeight, whole: Mapping[str, torch.Tensor], active: Mapping[str, Part]
+) -> torch.Tensor:
+    """The active scale of a normed weight, by which its active slots are divided as they are at full width.
+
+    Its gradient is that of the scale that the static subnet has.
+    """
+    full = [whole[name] for name in normed.names]
+    with torch.no_grad():
+        left = [
+            tensor.masked_fill(_inactive(tensor, active[name]), 0) if name in active else tensor
+            for name, tensor in zip(normed.names, full, strict=True)
+        ]
+        new = take_active(new_scale(normed, full, left), active.get(normed.scale))
+    scale = take_active(whole[normed.scale], active.get(normed.scale))
+    return _Instead.apply(scale, new)
+
+
+def _inactive(whole: torch.Tensor, part: Part) -> torch.Tensor:
+    """True where a slot is not active, of the shape of ``whole``."""
+    places = torch.arange(whole.numel(), device=whole.device).view(whole.shape)
+    inactive = torch.ones(whole.numel(), dtype=torch.bool, device=whole.device)
+    inactive[take_active(places, part).reshape(-1)] = False
+    return inactive.view(whole.shape)
 
 
 def put_active(whole: torch.Tensor, part: Part | None, value: torch.Tensor) -> None:

@@ -95,6 +95,8 @@ def build_supernet(graph: ChannelGraph, space: SearchSpace, ranking: str | Crite
         if plan.tensors:
             module.__class__ = plan.dynamic
             module.__dict__.update(plan.original)
+            if plan.normed is not None:
+                module.__dict__["_normed"] = plan.normed
         if plan.kernel >= 0:
             ElasticKernel.add_matrices(module, space.choices[plan.kernel].candidates)
     supernet = Supernet(structure, space, plans, orders)

@@ -14,14 +14,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from channelwise.methods.ofa.active import Part, put_active, take_active
+from channelwise.methods.ofa.active import Part, put_active, rescaled_active, take_active
 from channelwise.methods.ofa.kernels import ElasticKernel
+from channelwise.structure import NormedWeight
 
 
 class Dynamic:
     """A module some of whose channels are active. Full width until parts are set."""
 
     _active: Mapping[str, Part] = {}
+    _normed: NormedWeight | None = None
 
     def active(self, name: str) -> torch.Tensor | None:
         """The active slots of the parameter or buffer ``name``; None if the module has none."""
@@ -167,21 +169,29 @@ class DynamicModule(Dynamic):
     def _narrowed(self) -> Iterator[None]:
         module: Any = self
         active = self._active
-        # In a replica of DataParallel parameters are plain attributes.
-        stores = [(name, next(s for s in _stores(module) if name in s)) for name in active]
-        whole = {name: store[name] for name, store in stores}
-        for name, store in stores:
-            store[name] = take_active(whole[name], active[name])
+        normed = self._normed if active else None
+        names = dict.fromkeys([*active, *(() if normed is None else normed.names)])
+        places = [(name, *_place(module, name)) for name in names]
+        whole = {name: store[key] for name, store, key in places}
+        given = {name: take_active(tensor, active.get(name)) for name, tensor in whole.items()}
+        if normed is not None:
+            given[normed.scale] = rescaled_active(normed, whole, active)
+        # A rescaled vector is not what the supernet has, unless the module writes another into it: in train mode.
+        unwritten = None if normed is None else _version(given[normed.scale])
+        for name, store, key in places:
+            store[key] = given[name]
         module.__dict__["_active"] = {}
         try:
             yield
         finally:
             module.__dict__["_active"] = active
-            for name, store in stores:
-                value = store.get(name)
-                store[name] = whole[name]
-                if store is module._buffers and value is not None:
-                    put_active(whole[name], active[name], value)
+            for name, store, key in places:
+                value = store.get(key)
+                store[key] = whole[name]
+                if value is None or not any(store is part._buffers for part in module.modules()):
+                    continue
+                if normed is None or name != normed.scale or _version(value) != unwritten or value is not given[name]:
+                    put_active(whole[name], active.get(name), value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _new_dynamic, (type(self)._static,), self.__dict__
@@ -212,8 +222,16 @@ def dynamic_class(cls: type[nn.Module], tensors: Iterable[str]) -> type[nn.Modul
     return _OTHERS[cls]
 
 
-def _stores(module: nn.Module) -> tuple[dict[str, Any], ...]:
-    return module._parameters, module._buffers, module.__dict__
+def _place(module: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """Where a tensor of a module, or of a part of it, is kept, and by which key."""
+    path, _, key = name.rpartition(".")
+    holder = module.get_submodule(path)
+    # In a replica of DataParallel parameters are plain attributes.
+    return next(store for store in (holder._parameters, holder._buffers, holder.__dict__) if key in store), key
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _new_dynamic(cls: type[nn.Module]) -> nn.Module:

@@ -15,7 +15,7 @@ from channelwise.methods.ofa.active import LateParts
 from channelwise.methods.ofa.layers import dynamic_class
 from channelwise.methods.ofa.sorting import Prefixes
 from channelwise.methods.ofa.space import SearchSpace
-from channelwise.structure import Size, Structure
+from channelwise.structure import NormedWeight, Size, Structure
 from channelwise.surgery.attributes import Kept, Shape, corrected_attributes, fixer_of, owned_tensors
 from channelwise.surgery.counts import Lengths
 from channelwise.surgery.cuts import Owners, Stays, owners
@@ -38,7 +38,7 @@ class ModulePlan:
     """One module: ``choices`` are positions of what it depends on, ``original`` its attributes at full width.
 
     ``tensors`` are its own, by local name. Its attributes follow from lengths: ``lengths`` says where these are among
-    those of all modules, ``ranks`` how many of them belong to each tensor, call and number.
+    those of all modules, ``ranks`` how many of them belong to each tensor, call and number. ``normed`` has local names.
     """
 
     name: str
@@ -49,6 +49,7 @@ class ModulePlan:
     lengths: slice
     ranks: dict[tuple[str, str], int]
     kernel: int = -1
+    normed: NormedWeight | None = None
     attributes: dict[Shape, dict[str, Any]] = field(default_factory=dict, repr=False)
     known: dict[Any, dict[str, Any]] = field(default_factory=dict, repr=False)
 
@@ -137,6 +138,7 @@ def _plans(structure: Structure, space: SearchSpace, model: nn.Module) -> tuple[
     free = {space.names[i] for i in space.free}
     kernels = {space.choices[i].of: int(i) for i in space.free if space.choices[i].kind == "kernel"}
     tensors, followed = _tensors_and_sizes(structure, model)
+    normed = dict(_gathered(one, tensors) for one in structure.normed)
     plans: list[ModulePlan] = []
     lengths: list[Size] = []
     for path, module in model.named_modules():
@@ -158,6 +160,7 @@ def _plans(structure: Structure, space: SearchSpace, model: nn.Module) -> tuple[
                 lengths=slice(len(lengths), len(lengths) + len(sizes)),
                 ranks={key: len(shape) for key, shape in followed[path].items()},
                 kernel=kernel,
+                normed=normed.get(path),
             )
         )
         lengths += sizes
@@ -184,6 +187,20 @@ def _tensors_and_sizes(structure: Structure, model: nn.Module) -> tuple[dict[str
     for number in structure.numbers:
         followed[number.module]["number", number.attribute] = (number.size,)
     return tensors, followed
+
+
+def _gathered(one: NormedWeight, tensors: dict[str, dict[str, Owners]]) -> tuple[str, NormedWeight]:
+    """The module that holds a weight that is divided by its norm, and its tensors by local names.
+
+    It narrows all of them, those of a part of it, too: the norm before and after is known only to who has the weight.
+    """
+    holder = one.weight.rpartition(".")[0]
+    local = {name: name.removeprefix(f"{holder}.") for name in one.names}
+    for name, of_holder in local.items():
+        path, _, own = name.rpartition(".")
+        if path != holder and own in tensors[path]:
+            tensors[holder][of_holder] = tensors[path].pop(own)
+    return holder, NormedWeight(local[one.weight], local[one.scale], one.axis, local.get(one.right or ""))
 
 
 def _original(module: nn.Module, numbers: Sequence[str], kernel: bool) -> dict[str, Any]:

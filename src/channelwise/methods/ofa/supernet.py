@@ -120,6 +120,7 @@ class Supernet:
             module.__dict__.update(plan.original)
             if plan.tensors:
                 module.__dict__.pop("_active", None)
+                module.__dict__.pop("_normed", None)
                 module.__class__ = plan.cls
 
 

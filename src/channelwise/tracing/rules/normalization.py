@@ -187,8 +187,11 @@ def weight_norm(ctx: TraceContext, out: Any, v: torch.Tensor, g: torch.Tensor, d
                 ctx.freeze(m.labels, _FIXED)
             else:
                 ctx.space.join(m.labels, partner.labels)
-            ctx.inexact(m.labels, "weight norm of a filter set to zero is 0 / 0")
-        maps.append(m)
+            if m.zero:
+                ctx.inexact(m.labels, "weight norm of a filter set to zero is 0 / 0")
+            maps.append(m.with_zero(partner is not None and partner.zero))
+        else:
+            maps.append(m)
     ctx.set(tensors_in(out)[0], maps, True)
 
 
