@@ -107,3 +107,31 @@ def test_two_of_two_stay() -> None:
     graph = channelwise.trace(Network(squeezed, width=2), torch.randn(2, 3, 4, 4))
     assert not graph.groups
     assert why(graph, "first") == {(Cause.SINGLE, "")}
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation by a batch norm over the inputs and positions of a kernel (timm's ScaledStdConv2d)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True)
+        return self._conv_forward(x, weight.reshape_as(self.weight), self.bias)
+
+
+def grouped_in_a_vector(x: Tensor) -> Tensor:
+    return F.group_norm(x.mean((0, 2, 3))[None], 4)
+
+
+STATISTICS = {
+    "kernel of one": (nn.Sequential(nn.Conv2d(3, 8, 1), Standardised(8, 16, 1), nn.Conv2d(16, 4, 1)), {"0": 2, "1": 1}),
+    "larger kernel": (nn.Sequential(nn.Conv2d(3, 8, 1), Standardised(8, 16, 3), nn.Conv2d(16, 4, 1)), {"0": 1, "1": 1}),
+    "groups of one value": (Network(grouped_in_a_vector), {"first": 2}),
+}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_statistics_are_of_two_values(name: str) -> None:
+    model, least = STATISTICS[name]
+    x = torch.randn(2, 3, 4, 4)
+    graph = channelwise.trace(model, x)
+    assert {group.name: group.least for group in graph.groups} == least
+    graph.slim(graph.select(sparsity=0.99))(x)

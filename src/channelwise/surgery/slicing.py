@@ -16,6 +16,7 @@ from channelwise.inputs.check import describe
 from channelwise.selection import Selection
 from channelwise.structure import Structure
 from channelwise.surgery.cuts import Cut, Cuts, cut_tensors
+from channelwise.surgery.masks import removed_mask as removed_mask
 from channelwise.surgery.normed import rescaled_state
 from channelwise.tensors import named_tensors
 

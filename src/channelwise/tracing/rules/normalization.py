@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from channelwise.inputs.tree import tensors_in
 from channelwise.structure import Role
 from channelwise.tracing.context import TraceContext
-from channelwise.tracing.labels import LabelMap
+from channelwise.tracing.labels import LabelMap, TwoStay
 from channelwise.tracing.rules.registry import operators, rule
 
 aten = torch.ops.aten
@@ -65,6 +66,8 @@ def _batch_norm(
 ) -> None:
     maps = []
     tensors = (weight, bias, mean, var)
+    labelled = {m.axis for m in ctx.maps(x)}
+    others = math.prod(n for axis, n in enumerate(x.shape) if axis != 1 and axis not in labelled)
     if all(m.axis != 1 for m in ctx.maps(x)):
         _freeze_per_channel(ctx, tensors)
     for m in ctx.maps(x):
@@ -73,6 +76,8 @@ def _batch_norm(
             maps.append(m.with_zero(_affine_zero(m, weight, bias)))
         elif training:
             ctx.inexact(m.labels, "normalised by statistics over several channels")
+            if others == 1:
+                ctx.space.keep_two(m, ctx.because("batch norm refuses statistics of one value"))
             maps.append(m.with_zero(False))
         else:
             maps.append(m.with_zero(False))
@@ -138,7 +143,10 @@ def group_norm(
         _join_per_channel(ctx, m, (weight, bias))
         if group < C:
             ctx.inexact(m.labels, "group norm: statistics over several channels")
-            ctx.space.require_equal_parts(ctx.labels_on(x, 1).reshape(group, -1), ctx.because("group norm"))  # type: ignore[union-attr]
+            parts = ctx.one_axis(m).reshape(group, -1)
+            ctx.space.require_equal_parts(parts, ctx.because("group norm"))
+            if N * HxW == 1:
+                ctx.space.two_stay.append(TwoStay(parts, ctx.because("group norm refuses statistics of one value")))
         if not isinstance(ctx.running, nn.GroupNorm):
             ctx.ask(m.labels, "a number of groups is passed to group norm")
         maps.append(m.with_zero(_affine_zero(m, weight, bias)))
