@@ -170,7 +170,7 @@ class LabelMode(TorchDispatchMode):
         except Exception as error:
             # A rule that cannot follow an operation must not stop the user.
             logger.warning("the rule for %s failed in %s: %r; its channels stay", func, ctx.module, error)
-            ctx.freeze_all(known, f"the rule for {func} failed: {type(error).__name__}")
+            ctx.freeze_all(known, f"the rule for {func} failed: {type(error).__name__}", Cause.NO_RULE)
             for tensor in tensors_in(out):
                 ctx.set(tensor, ())
 

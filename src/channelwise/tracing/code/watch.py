@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from channelwise.structure import Reason
+from channelwise.inputs.tree import tensors_in
+from channelwise.structure import Cause, Reason
 from channelwise.tracing.call import Call
 from channelwise.tracing.code.sizes import WatchedSize, unwatched
 from channelwise.tracing.context import TraceContext
@@ -65,6 +66,9 @@ _SHAPING = {*_RESHAPING, torch.Tensor.expand, torch.Tensor.broadcast_to, torch.b
 
 _UNFLATTENING = {torch.Tensor.unflatten, torch.unflatten}
 
+_RECURRENT = {torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu}
+"""Recurrent layers as wholes; one step of them (`torch.gru_cell`) is followed as what it is made of."""
+
 _LEAVING = {
     torch.Tensor.numpy,
     torch.Tensor.__array__,
@@ -112,6 +116,8 @@ class FunctionWatch(TorchFunctionMode):
             return self._expanded(args[0], like)
         args = tuple(unwatched(value) for value in args)
         kwargs = {name: unwatched(value) for name, value in kwargs.items()}
+        if func in _RECURRENT:
+            return self._recurrent(func, args, kwargs)
         if func is nn.functional.multi_head_attention_forward:
             return self._heads_of_torch(func, args, kwargs)
         if func is nn.functional.scaled_dot_product_attention and kwargs.get("scale") is None:
@@ -173,6 +179,23 @@ class FunctionWatch(TorchFunctionMode):
         if maps:
             ctx.set(result, maps, ctx.is_weight(tensor))
         return result
+
+    def _recurrent(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A layer over all steps: it keeps its widths, whatever operations it is made of on this device and type."""
+        ctx = self.ctx
+        ctx.operation = func.__name__
+        labelled = [(tensor, maps) for tensor in tensors_in((args, kwargs)) if (maps := ctx.maps(tensor))]
+        ctx.freeze_all([tensor for tensor, _ in labelled], "a recurrent layer keeps its widths", Cause.NO_RULE)
+        weights = [ctx.is_weight(tensor) for tensor, _ in labelled]
+        for (tensor, maps), weight in zip(labelled, weights, strict=True):
+            for m in maps if weight and tensor.ndim == 2 else ():
+                ctx.space.mark_role(m.labels, "input" if m.axis else "output")
+            ctx.set(tensor, (), weight)
+        try:
+            return func(*args, **kwargs)
+        finally:
+            for (tensor, maps), weight in zip(labelled, weights, strict=True):
+                ctx.set(tensor, maps, weight)
 
     def _heads_of_torch(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Torch's own attention loses whole heads; as its heads are together as wide as its queries, those with them.
