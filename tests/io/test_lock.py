@@ -40,8 +40,12 @@ HOLDER = """
 import os, sys, time
 from channelwise.io.lock import locked
 with locked(sys.argv[1]):
-    if sys.argv[2] == "fork" and os.fork() == 0:
-        time.sleep(60)
+    if sys.argv[2] == "fork":
+        read, write = os.pipe()
+        if os.fork() == 0:
+            os.write(write, b"here")
+            time.sleep(60)
+        os.read(read, 4)
     print("held", flush=True)
     time.sleep(60)
 """

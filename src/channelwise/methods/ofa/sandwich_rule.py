@@ -41,7 +41,7 @@ def sandwich(
     """
     if not is_number(n_random) or n_random != int(n_random) or n_random < 0:
         raise InvalidArgumentError(f"n_random={n_random!r}: must be a whole number of at least 0.")
-    if not isinstance(pruner, OFAPruner):
+    if not callable(getattr(pruner, "sample_subnet", None)):
         raise InvalidArgumentError(f"pruner must be the OFAPruner that made the supernet, not {describe(pruner)}.")
     if step is not None and (not is_number(step) or step != int(step)):
         raise InvalidArgumentError(f"step={step!r}: must be the number of the training step, a whole one.")
