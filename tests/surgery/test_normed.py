@@ -122,3 +122,16 @@ def test_a_sparse_model_agrees_with_the_slim_one_before_and_after_training(way):
     trained = cw.load(network(way), sparse.slim_state_dict())
     torch.testing.assert_close(trained(X), sparse(X))
     assert not torch.allclose(trained(X), slim(X))
+
+
+@pytest.mark.parametrize("made", ["slim", "sparse"])
+def test_folding_a_copy_leaves_the_original_as_it_is(made):
+    model = nn.Sequential(parametrizations.weight_norm(nn.Conv1d(4, 16, 3)), nn.ReLU(), nn.Conv1d(16, 4, 1)).eval()
+    x = torch.randn(2, 4, 8)
+    graph = cw.trace(model, x)
+    before = model(x)
+    copy = getattr(graph, made)(graph.select(sparsity=0.5))
+    expected = copy(x)
+    nn.utils.parametrize.remove_parametrizations(copy[0], "weight")
+    assert torch.allclose(copy(x), expected, atol=1e-6)
+    assert torch.equal(model(x), before)

@@ -481,13 +481,16 @@ def test_what_is_written_between_evaluations_is_zero_before_it_is_used(write: Ca
     assert_zeros(sparse)
 
 
+@pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize("value", [0.25, float("nan")])
-def test_values_that_the_model_may_have_used_unseen_are_told(value: float) -> None:
+def test_values_that_the_model_may_have_used_unseen_are_told(value: float, saved: bool) -> None:
     sparse, found, selection = sparse_net()
     with torch.no_grad():
         sparse.eval()(image())
         sparse.conv2.weight.data[0] = -value
         sparse(image())
+    if saved:
+        sparse.state_dict()  # an ordinary checkpoint between scoring and pruning
     with pytest.raises(InvalidArgumentError, match=rf"removed channels of conv2.weight hold values up to {value:.3g}"):
         sparse.slim_state_dict()
     sparse.load_state_dict(sparse.state_dict())

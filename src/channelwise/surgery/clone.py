@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from channelwise.errors import UnsupportedModelError
@@ -77,6 +78,19 @@ def clone_module(model: nn.Module, replace: Mapping[int, torch.Tensor]) -> nn.Mo
         _drop_companions(memo[id(original)])
     rebind_functions(clone, memo)
     return clone
+
+
+def own_classes(model: nn.Module) -> nn.Module:
+    """Give parametrised modules of a copy classes of their own; returns ``model``.
+
+    Torch makes a class for each of them, and folding a parametrisation takes the weight off the class.
+    """
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            cls = type(module)
+            members = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+            module.__class__ = type(cls.__name__, cls.__bases__, members)
+    return model
 
 
 def stand_in(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:

@@ -49,6 +49,7 @@ class SparseGuard(Companion):
         self._root = 0
         self._trained = False
         self._unguarded = False
+        self._used: tuple[float, str] | None = None
         self._watched: list[_Watched] = []
         self._hooked: dict[int, tuple[str, nn.Parameter, RemovableHandle]] = {}
         self._hook(guarded)
@@ -69,6 +70,7 @@ class SparseGuard(Companion):
         trains = module.training or torch.is_grad_enabled()
         if trains or self._may_hold_values(module):
             self.zero(module)
+            self._used = None
         self._trained = trains
 
     def _may_hold_values(self, module: nn.Module) -> bool:
@@ -116,15 +118,7 @@ class SparseGuard(Companion):
 
         Values that the next forward pass would set to zero are of no account.
         """
-        if self._may_hold_values(module) and not self._unguarded:
-            return
-        largest, where = 0.0, ""
-        for path, tensor in named_tensors(module).items():
-            name = self._fits(path, tensor)
-            if name is not None and tensor.numel():
-                found = float(tensor.detach().masked_fill(~self._mask(name, tensor), 0).abs().max())
-                if found > largest or math.isnan(found):
-                    largest, where = found, path
+        largest, where = self._used or self._used_values(module)
         if where:
             raise InvalidArgumentError(
                 f"the removed channels of {where} hold values up to {largest:.3g}, and the model may have computed "
@@ -132,6 +126,29 @@ class SparseGuard(Companion):
                 "compiled or DataParallel model, where they are not seen. Write zeros there, or in place (`with "
                 "torch.no_grad(): tensor.copy_(...)`). To drop them, call model.load_state_dict(model.state_dict())"
             )
+
+    def save(self, module: nn.Module) -> None:
+        """Set the removed slots to zero for a state dict; what the model may have computed with is remembered."""
+        used = self._used or self._used_values(module)
+        self.zero(module)
+        self._used = used if used[1] else None
+
+    def _used_values(self, module: nn.Module) -> tuple[float, str]:
+        """The largest value in removed slots that the model may have computed with, and the tensor; "" if none."""
+        largest, where = 0.0, ""
+        if self._may_hold_values(module) and not self._unguarded:
+            return largest, where
+        for path, tensor in named_tensors(module).items():
+            name = self._fits(path, tensor)
+            if name is not None and tensor.numel():
+                found = float(tensor.detach().masked_fill(~self._mask(name, tensor), 0).abs().max())
+                if found > largest or math.isnan(found):
+                    largest, where = found, path
+        return largest, where
+
+    def forget(self) -> None:
+        """What the model computed with is of no account any more: it has other weights."""
+        self._used = None
 
     def _fill(self, name: str, tensor: torch.Tensor) -> None:
         tensor.masked_fill_(self._mask(name, tensor), 0)
@@ -206,6 +223,7 @@ class ZeroAfterLoading(Companion):
     def __call__(self, module: nn.Module, incompatible_keys: Any) -> None:
         rescale(module, self.guard.cuts)
         self.guard.zero(module)
+        self.guard.forget()
 
 
 class ZeroBeforeSaving(Companion):
@@ -215,7 +233,7 @@ class ZeroBeforeSaving(Companion):
         self.guard = guard
 
     def __call__(self, module: nn.Module, prefix: str, keep_vars: bool) -> None:
-        self.guard.zero(module)
+        self.guard.save(module)
 
 
 _guards: weakref.WeakSet[SparseGuard] = weakref.WeakSet()

@@ -12,7 +12,7 @@ from channelwise.errors import InvalidArgumentError
 from channelwise.selection import Selection, removed_channels
 from channelwise.structure import Structure
 from channelwise.surgery.attributes import fix_attributes, resized_modules
-from channelwise.surgery.clone import Companion, clone_module, like_parameter, stand_in
+from channelwise.surgery.clone import Companion, clone_module, like_parameter, own_classes, stand_in
 from channelwise.surgery.cuts import Cut, Cuts, cut_tensors
 from channelwise.surgery.normed import filled, rescaled
 from channelwise.surgery.slicing import NUMBERS, check_shape, map_state, placed, scatter, take, tensors_of
@@ -51,6 +51,8 @@ def slim_model(
     if share_untouched:
         replace = {**{id(p): p for p in model.parameters()}, **replace}
     slim = clone_module(model, replace)
+    if not share_untouched:
+        own_classes(slim)
     if restore is not None:
         restore(slim)
     fix_attributes(slim, resized_modules(model, shapes), structure, {n: len(k) for n, k in selection.kept.items()})

@@ -11,7 +11,7 @@ from torch import nn
 from channelwise.errors import InvalidArgumentError
 from channelwise.selection import Selection
 from channelwise.structure import Structure
-from channelwise.surgery.clone import GUARD, Companion, clone_module, stand_in
+from channelwise.surgery.clone import GUARD, Companion, clone_module, own_classes, stand_in
 from channelwise.surgery.counting_norms import count_only_kept
 from channelwise.surgery.cuts import Cuts, cut_tensors
 from channelwise.surgery.guard import SparseGuard, ZeroAfterLoading, ZeroBeforeSaving
@@ -88,7 +88,7 @@ def _masked(model: nn.Module, cuts: Cuts, masks: Masks) -> nn.Module:
             if name in masks:
                 data.masked_fill_(masks[name].to(tensor.device), 0)
             replace[id(tensor)] = stand_in(tensor, data)
-    return clone_module(model, replace)
+    return own_classes(clone_module(model, replace))
 
 
 class SlimStateDict(Companion):

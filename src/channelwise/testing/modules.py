@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
 from channelwise.structure import Structure
 
@@ -106,7 +107,10 @@ def check_modules(model: nn.Module, slim: nn.Module) -> None:
         assert name in ours, f"the slim model lacks module {name!r}"
         other = ours.pop(name)
         where = f"slim module {name!r} ({type(module).__name__})"
-        assert type(other) is type(module), f"{where} became a {type(other).__name__}"
+        # Torch makes a class for every module with a parametrisation.
+        assert parametrize.type_before_parametrizations(other) is parametrize.type_before_parametrizations(module), (
+            f"{where} became a {type(other).__name__}"
+        )
         assert other.training == module.training, f"{where} changed its training flag"
         for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
             assert len(getattr(other, hooks)) == len(getattr(module, hooks)), f"{where} gained or lost {hooks}"

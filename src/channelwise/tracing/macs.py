@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ from torch.utils.flop_counter import flop_registry
 
 from channelwise.tracing.context import TraceContext
 from channelwise.tracing.labels import LabelMap
-from channelwise.tracing.rules.registry import operators
+from channelwise.tracing.rules.registry import ATTENTION, operators
+
+log = logging.getLogger(__name__)
 
 aten = torch.ops.aten
 
@@ -91,7 +94,8 @@ def _by_torch(packet: Any, out: Any, args: Sequence[Any], kwargs: Mapping[str, A
         return None
     try:
         return formula(*args, **kwargs, out_val=out) / 2
-    except Exception:  # formulas of users, and of versions that do not know grouped queries
+    except Exception as error:  # formulas of users, and of versions that do not know grouped queries
+        log.debug("the formula of torch's flop counter for %s failed: %r", packet, error)
         return None
 
 
@@ -101,16 +105,7 @@ _Terms = list[tuple[float, _Axes]]
 _FACTORS: dict[Any, Callable[..., _Terms]] = {}
 """By operator: ``factors(out, *args, **kwargs)`` gives scales, and the axes by whose lengths they are multiplied."""
 
-_ATTENTION = operators(
-    aten,
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_cudnn_attention",
-    "_scaled_dot_product_fused_attention_overrideable",
-)
-
-_SAME_FORMULA = dict.fromkeys(_ATTENTION, aten._scaled_dot_product_flash_attention)
+_SAME_FORMULA = dict.fromkeys(ATTENTION, aten._scaled_dot_product_flash_attention)
 """Torch's counter knows only some of the kernels of one operation."""
 
 
@@ -145,7 +140,7 @@ def _convolution(
     return [(math.prod(weight.shape[2:]), axes)]
 
 
-@_counts(_ATTENTION)
+@_counts(ATTENTION)
 def _attention(
     out: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **options: Any
 ) -> _Terms:

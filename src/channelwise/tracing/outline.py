@@ -8,17 +8,15 @@ from typing import Any
 import torch
 
 from channelwise.inputs.tree import mapped
+from channelwise.tracing.rules.registry import ATTENTION
 
 aten = torch.ops.aten
 
 HEAVY = {
     operator.default
-    for operator in (
-        aten.convolution, aten.mm, aten.addmm, aten.bmm, aten.baddbmm,
-        aten._scaled_dot_product_flash_attention_for_cpu, aten._scaled_dot_product_flash_attention,
-        aten._scaled_dot_product_efficient_attention, aten._scaled_dot_product_cudnn_attention,
-    )
-}  # fmt: skip
+    for operator in (aten.convolution, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, *ATTENTION)
+    if operator is not None
+}
 """Operators that take most of a network's time."""
 
 

@@ -20,6 +20,7 @@ from channelwise.verify.selections import Pattern, kept_channels
 from channelwise.verify.trial import Trials
 from channelwise.verify.tripwire import guarded
 from channelwise.verify.verifier import Verifier
+from channelwise.verify.weights import with_sliced_weights
 
 __all__ = ["verified"]
 
@@ -40,6 +41,7 @@ def verified(
     if wrong:
         trace.notes += wrong
         solution = replace(solution, structure=replace(solution.structure, notes=tuple(trace.notes)))
+    solution, bans = with_sliced_weights(trace, solution, bans, model)
     asked = asked_of(trace, solution)
     if asked:
         solution = guarded(trace, solution, bans, asked, model, shared, args, kwargs)

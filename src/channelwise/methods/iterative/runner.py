@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from torch import nn
@@ -14,15 +14,15 @@ from channelwise.evaluate.evaluation import EvalFn, Evaluation
 from channelwise.execution.where import Where
 from channelwise.inputs.check import check_flag
 from channelwise.methods.arguments import check_one_of, check_path
-from channelwise.methods.info_file import write_info
 from channelwise.methods.iterative.iterative import Iterative
 from channelwise.methods.options import DIVISOR, Channels
 from channelwise.methods.other_names import other_names
 from channelwise.methods.removal_ratio import removal
+from channelwise.methods.runner import PruningRunner
 from channelwise.ranking import Criterion
 
 
-class IterativePruningRunner:
+class IterativePruningRunner(PruningRunner):
     """`Iterative` with the arguments that users of the Vitis AI Optimizer know.
 
     Args:
@@ -95,23 +95,6 @@ class IterativePruningRunner:
         method = self._method(Channels(excludes, channel_divisible=channel_divisible, ranking=self._ranking))
         return method.prune(
             target, threshold=threshold, spec_path=spec_path, mode=mode, pruning_info_path=pruning_info_path
-        )
-
-    def generate_pruning_info(self, filename: str | os.PathLike[str], pruning_info: Mapping[str, Any]) -> None:
-        """Write ``model._pruning_info`` of a pruned model as JSON.
-
-        Raises:
-            InvalidArgumentError: ``pruning_info`` is something else.
-            ResultsFileError: the file cannot be written.
-        """
-        check_path("filename", filename)
-        write_info(filename, pruning_info)
-
-    def transform(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not carried over: raises InvalidArgumentError that says what to use."""
-        raise InvalidArgumentError(
-            "transform is not carried over. The slim model of a spec is what "
-            "IterativePruningRunner(model, inputs).prune(spec_path=..., mode='slim') returns."
         )
 
     def search(self, *args: Any, **kwargs: Any) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 
@@ -39,11 +40,11 @@ def sandwich(
     Raises:
         InvalidArgumentError: not a supernet of this pruner, or ``n_random`` is not a whole number of at least 0.
     """
-    if not is_number(n_random) or n_random != int(n_random) or n_random < 0:
+    if not is_number(n_random) or n_random % 1 or not 0 <= n_random < math.inf:
         raise InvalidArgumentError(f"n_random={n_random!r}: must be a whole number of at least 0.")
     if not callable(getattr(pruner, "sample_subnet", None)):
         raise InvalidArgumentError(f"pruner must be the OFAPruner that made the supernet, not {describe(pruner)}.")
-    if step is not None and (not is_number(step) or step != int(step)):
+    if step is not None and (not is_number(step) or not abs(step) < math.inf or step % 1):
         raise InvalidArgumentError(f"step={step!r}: must be the number of the training step, a whole one.")
     modes: list[Mode] = ["max", "min", *["random"] * int(n_random)]  # type: ignore[list-item]
     wrapped = getattr(ofa_model, "_orig_mod", ofa_model)

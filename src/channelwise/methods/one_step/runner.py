@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
@@ -20,11 +20,11 @@ from channelwise.execution.where import Where
 from channelwise.inputs.batches import ForwardFn
 from channelwise.inputs.check import check_flag
 from channelwise.methods.arguments import check_path
-from channelwise.methods.info_file import write_info
 from channelwise.methods.one_step.one_step import OneStep
 from channelwise.methods.options import DIVISOR, Channels, SearchOptions, Target
 from channelwise.methods.other_names import other_names
 from channelwise.methods.removal_ratio import removal
+from channelwise.methods.runner import PruningRunner
 from channelwise.ranking import Criterion
 from channelwise.search import SearchResults
 from channelwise.select.widths import check_count
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 GPUS = ["0"]
 
 
-class OneStepPruningRunner:
+class OneStepPruningRunner(PruningRunner):
     """`OneStep` with the arguments that users of the Vitis AI Optimizer know.
 
     It remembers what a search was given for the repair: `prune` uses that where it is given nothing.
@@ -172,23 +172,6 @@ class OneStepPruningRunner:
         given = removal_ratio is not None or params_ratio is not None
         target = removal(removal_ratio, params_ratio) if given else None
         return self._method(Repair(), Channels()).results(target)
-
-    def generate_pruning_info(self, filename: str | os.PathLike[str], pruning_info: Mapping[str, Any]) -> None:
-        """Write ``model._pruning_info`` of a pruned model as JSON.
-
-        Raises:
-            InvalidArgumentError: ``pruning_info`` is something else.
-            ResultsFileError: the file cannot be written.
-        """
-        check_path("filename", filename)
-        write_info(filename, pruning_info)
-
-    def transform(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not carried over: raises InvalidArgumentError that says what to use."""
-        raise InvalidArgumentError(
-            "transform is not carried over. The slim model of a spec is what "
-            "IterativePruningRunner(model, inputs).prune(spec_path=..., mode='slim') returns."
-        )
 
     def ana(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not of this method: raises InvalidArgumentError that says where it belongs."""

@@ -11,7 +11,7 @@ from channelwise.inputs.tree import tensors_in
 from channelwise.tracing.context import TraceContext
 from channelwise.tracing.labels import LabelMap, along
 from channelwise.tracing.rules.pointwise import join_elements
-from channelwise.tracing.rules.registry import operators, rule
+from channelwise.tracing.rules.registry import ATTENTION, operators, rule
 
 aten = torch.ops.aten
 
@@ -94,16 +94,7 @@ def dot(ctx: TraceContext, out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) 
     ctx.set(out, (), ctx.is_weight(a) and ctx.is_weight(b))
 
 
-@rule(
-    *operators(
-        aten,
-        "_scaled_dot_product_flash_attention_for_cpu",
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_fused_attention_overrideable",
-    )
-)
+@rule(*ATTENTION)
 def attention(
     ctx: TraceContext, out: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
 ) -> None:

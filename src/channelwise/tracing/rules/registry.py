@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
 Rule = Callable[..., None]
@@ -36,3 +37,14 @@ def find(operator: OpOverload) -> Rule | None:
 def operators(namespace: Any, *names: str) -> list[OpOverloadPacket | None]:
     """Operators by name; None for those that this version of torch does not have."""
     return [getattr(namespace, name, None) for name in names]
+
+
+ATTENTION = operators(
+    torch.ops.aten,
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+)
+"""The kernels of scaled dot product attention."""
