@@ -6,19 +6,21 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import sqlalchemy
-from optuna.storages import RDBStorage
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
-from channelwise.search import latest, open_study, read_searches, sqlite
+from channelwise.search import latest, open_study, read_searches, rows, sqlite
 from channelwise.search import storage as storage_module
+from channelwise.search.storage import opened
 from tests.search.searches import climb, space
 
 
@@ -68,16 +70,49 @@ def test_optuna_sees_kept_shares_as_parameters(path: Path) -> None:
     assert study.best_value == results.best.score
 
 
-def test_where_the_table_of_parameters_is_another_optuna_fills_it(
-    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage_module, "_has_parameters", lambda _: False)
-    other = tmp_path / "other.search"
-    with open_study(space(), "Net", storage=other, budget=4) as study:
-        climb(study)
-    one, two = (optuna.load_study(study_name=None, storage=f"sqlite:///{p}") for p in (path, other))
-    assert [t.params for t in one.trials] == [t.params for t in two.trials]
-    assert [t.distributions for t in one.trials] == [t.distributions for t in two.trials]
+def test_a_candidate_is_stored_as_optuna_itself_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")  # 5:45 before UTC
+    time.tzset()
+    began = datetime.now()
+    files = [tmp_path / "one.search", tmp_path / "two.search"]
+    try:
+        for file in files:
+            with open_study(space(), "Net", storage=file, budget=5) as study:
+                climb(study, 3)
+                failed, _ = study.ask(), study.ask()
+                assert failed is not None
+                study.tell(failed.number, error="It failed.", seconds=2.0)
+            monkeypatch.setattr(rows, "known", lambda _: False)
+        one, two = (optuna.load_study(study_name=None, storage=f"sqlite:///{file}") for file in files)
+        times = [t for t in (*one.trials, *two.trials) for t in (t.datetime_start, t.datetime_complete)]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert [t.state.name for t in one.trials] == ["COMPLETE"] * 3 + ["FAIL", "RUNNING"]
+    for same in ("number", "state", "values", "params", "distributions", "user_attrs", "_trial_id"):
+        assert [getattr(t, same) for t in one.trials] == [getattr(t, same) for t in two.trials]
+    assert times.count(None) == 2  # of the running ones
+    assert all(abs(moment - began) < timedelta(hours=1) for moment in times if moment is not None)
+
+
+def test_optuna_goes_on_with_a_file_and_the_search_with_that(tmp_path: Path) -> None:
+    path = tmp_path / "Net.search"
+    with open_study(space(), "Net", storage=path, budget=5) as ours:
+        climb(ours, 3)
+        ours.ask()
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{path}")
+    study.tell(3, 0.25)
+    study.tell(study.ask(), state=optuna.trial.TrialState.PRUNED)
+    with open_study(space(), "Net", storage=path, budget=5) as ours:
+        assert [candidate.number for candidate in climb(ours)] == [5]
+        assert len(ours.results.complete) == 5
+    assert [t.number for t in study.get_trials()] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_trial_ends_once(path: Path) -> None:
+    with opened(path, lock=True) as storage, pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        storage.end_trial(1, 0.5, {"told": {}})
+    assert len(read_searches(path, space().structure)[0].complete) == 4
 
 
 def test_the_search_of_another_network_is_refused_and_left_alone(path: Path) -> None:
@@ -194,7 +229,7 @@ def test_a_write_that_fails_is_told_and_loses_nothing(path: Path, monkeypatch: p
         raise sqlalchemy.exc.OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
 
     with open_study(space(), "Net", storage=path, budget=8) as study:
-        monkeypatch.setattr(RDBStorage, "set_trial_state_values", full)
+        monkeypatch.setattr(rows, "end", full)
         candidate = study.ask()
         assert candidate is not None
         with pytest.raises(ResultsFileError, match=r"Net\.search: database or disk is full.*goes on from there"):

@@ -11,10 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import sqlalchemy
-from optuna.distributions import FloatDistribution, distribution_to_json
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage, get_storage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -22,7 +20,7 @@ from channelwise.errors import InvalidArgumentError, ResultsFileError
 from channelwise.io.atomic import writing
 from channelwise.io.journal import SYNC_SECONDS
 from channelwise.io.lock import locked
-from channelwise.search import sqlite
+from channelwise.search import rows, sqlite
 from channelwise.search.failures import UnusableFileError, storage_errors
 from channelwise.search.patience import Patient
 from channelwise.search.sampler import quiet_optuna
@@ -31,10 +29,6 @@ log = logging.getLogger(__name__)
 
 NO_FILE = (None, "", ":memory:")
 """What SQLite's URLs say instead of a path."""
-_SHARE = FloatDistribution(0.0, 1.0)
-_PARAMETERS = sqlalchemy.table(
-    "trial_params", *map(sqlalchemy.column, ("trial_id", "param_name", "param_value", "distribution_json"))
-)
 
 
 class Storage:
@@ -48,7 +42,7 @@ class Storage:
         self.optuna = get_storage(storage)
         self.path = path
         self.shared = path is None and not _in_memory(storage)
-        self._database = storage if isinstance(storage, RDBStorage) and _has_parameters(storage) else None
+        self._database = storage if isinstance(storage, RDBStorage) and rows.known(storage) else None
         self._patient: Patient | None = None
         if isinstance(storage, RDBStorage) and not _is_sqlite(storage.engine.url):
             self._patient = Patient(self.optuna, where)
@@ -62,29 +56,38 @@ class Storage:
         with quiet_optuna(), storage_errors(self.where, self.path):
             yield
 
-    def add_trial(self, study: int, trial: FrozenTrial, shares: Mapping[str, float]) -> int:
+    def add_trial(self, study: int, number: int, trial: FrozenTrial, shares: Mapping[str, float]) -> int:
         """Store a trial with parameters ``shares``, which are for people to look at; returns its id.
 
-        Optuna asks a database twice for every parameter: 50 groups take 34 ms instead of 6, and more with every trial.
-        All have one range here, so where its table is as it is known, they are added at once.
+        Arguments:
+            number: the trial's, if nobody else writes to the storage.
         """
         if self._database is None:
-            trial.params, trial.distributions = dict(shares), dict.fromkeys(shares, _SHARE)
+            trial.params, trial.distributions = dict(shares), dict.fromkeys(shares, rows.SHARE)
             return self.optuna.create_new_trial(study, trial)
-        number = self.optuna.create_new_trial(study, trial)
-        plain = distribution_to_json(_SHARE)
-        rows = [
-            {"trial_id": number, "param_name": name, "param_value": share, "distribution_json": plain}
-            for name, share in shares.items()
-        ]
-        if not rows:
-            return number
-        write = partial(_write_parameters, self._database, rows)
+        if not self.shared:
+            return rows.begin(self._database, study, number, trial, shares)
+        trial_id = self.optuna.create_new_trial(study, trial)
+        write = partial(rows.add_parameters, self._database, trial_id, shares)
         if self._patient is None:
             write()
         else:
             self._patient.keep_asking(write, again=partial(write, anew=True))
-        return number
+        return trial_id
+
+    def end_trial(self, trial_id: int, score: float | None, attributes: Mapping[str, Any]) -> None:
+        """Store the end of a trial: its score, or None for one that failed, and what is said of it.
+
+        Raises:
+            UpdateFinishedTrialError: it has ended already.
+        """
+        state = TrialState.FAIL if score is None else TrialState.COMPLETE
+        if self._database is not None and not self.shared:
+            rows.end(self._database, trial_id, state, score, attributes)
+            return
+        for name, value in attributes.items():
+            self.optuna.set_trial_user_attr(trial_id, name, value)
+        self.optuna.set_trial_state_values(trial_id, state, None if score is None else [score])
 
     def read_everything(self) -> None:
         """Raise ResultsFileError if something in the storage cannot be read."""
@@ -230,14 +233,6 @@ def _connected(url: URL, path: Path | None, *, copy: Path | None = None) -> Iter
         database.engine.dispose()
 
 
-def _write_parameters(database: RDBStorage, rows: list[dict[str, Any]], *, anew: bool = False) -> None:
-    """Add the parameters of a trial; ``anew``: they may be there already."""
-    with database.engine.begin() as connection:
-        if anew:
-            connection.execute(_PARAMETERS.delete().where(_PARAMETERS.c.trial_id == rows[0]["trial_id"]))
-        connection.execute(_PARAMETERS.insert(), rows)
-
-
 def _is_sqlite(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
 
@@ -247,12 +242,6 @@ def _in_memory(storage: BaseStorage) -> bool:
     if isinstance(storage, RDBStorage):
         return _is_sqlite(storage.engine.url) and storage.engine.url.database in NO_FILE
     return isinstance(storage, InMemoryStorage)
-
-
-def _has_parameters(database: RDBStorage) -> bool:
-    """Whether the table of parameters is the one that Optuna 4 and 5 have."""
-    found = {column["name"] for column in sqlalchemy.inspect(database.engine).get_columns("trial_params")}
-    return found == {"param_id", *(column.name for column in _PARAMETERS.columns)}
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:

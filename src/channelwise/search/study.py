@@ -154,16 +154,10 @@ class SearchStudy:
         state: State = "failed" if score is None else "complete"
         score = None if score is None else float(score)
         ended = replace(trial, state=state, score=score, seconds=seconds, error=error)
-        storage = self._storage.optuna
         with self._storage.errors():
             trial_id = self._trial_id(number)
             try:
-                for name, value in told(ended).items():
-                    storage.set_trial_user_attr(trial_id, name, value)
-                if score is None:
-                    storage.set_trial_state_values(trial_id, TrialState.FAIL)
-                else:
-                    storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [float(score)])
+                self._storage.end_trial(trial_id, score, told(ended))
             except UpdateFinishedTrialError:
                 log.warning("Another process has taken over candidate %d; its score is dropped here.", number)
                 self._mine.discard(number)
@@ -228,15 +222,15 @@ class SearchStudy:
     def _create(self, trial: Trial) -> Trial:
         """Store a new running trial, in one transaction."""
         owner = this_process() if self._storage.shared else None
-        storage = self._storage.optuna
         if owner is not None:
             self._signs.show()
+        # Of a storage that nobody else writes to, the next number is known, and asking costs milliseconds.
+        number = self._trials.last + 1
         with self._storage.errors():
             shares = {name: trial.counts[name] / self._sizes[name] for name in self.space.free}
-            trial_id = self._storage.add_trial(self._id, new_trial(trial, owner), shares)
-            # Of a storage that nobody else writes to, the next number is known, and asking costs milliseconds.
-            shared = self._storage.shared
-            number = storage.get_trial_number_from_id(trial_id) if shared else self._trials.last + 1
+            trial_id = self._storage.add_trial(self._id, number, new_trial(trial, owner), shares)
+            if self._storage.shared:
+                number = self._storage.optuna.get_trial_number_from_id(trial_id)
         self._ids[number] = trial_id
         created = replace(trial, number=number, owner=owner)
         self._trials.keep(created)
