@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,13 +15,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+import channelwise
 from channelwise.errors import InvalidArgumentError
 from channelwise.selection import Selection
 from channelwise.structure import Structure
 from channelwise.surgery.cuts import cut_tensors
 from channelwise.surgery.guard import SparseGuard
-from channelwise.surgery.slicing import removed_mask
+from channelwise.surgery.slicing import removed_mask, slim_state_dict
 from channelwise.surgery.slim import slim_model, sparse_state_dict
 from channelwise.surgery.sparse import masked_model, sparse_model
 from channelwise.tensors import named_tensors
@@ -251,6 +256,55 @@ def test_a_replaced_parameter_is_caught_at_the_next_forward() -> None:
     train(sparse)
     assert_zeros(sparse)
     assert not old._backward_hooks
+
+
+def test_a_replaced_layer_is_caught_at_the_next_forward() -> None:
+    sparse, found, selection = sparse_net()
+    sparse.conv2 = nn.Conv2d(8, 6, 3, padding=1)
+    train(sparse)
+    assert_is_slim(sparse, found, selection)
+    assert_zeros(sparse)
+
+
+CHANGES: dict[str, Callable[[ConvNet], object]] = {
+    "conv2.parametrizations.weight.original": lambda m: nn.utils.parametrizations.orthogonal(m.conv2),
+    "conv1.weight_orig": lambda m: prune.identity(m.conv1, "weight"),
+    "conv2.weight_orig": lambda m: prune.random_unstructured(m.conv2, "weight", 0.5),
+    "conv1.bias": lambda m: setattr(m, "conv1", fuse_conv_bn_eval(m.conv1.eval(), m.bn.eval())),
+    "bn.base.weight": lambda m: setattr(m, "bn", nn.Sequential(OrderedDict(base=m.bn))),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("trained", [False, True])
+def test_tensors_that_the_trace_does_not_know_are_refused_by_name(name: str, trained: bool) -> None:
+    sparse, found, selection = sparse_net()
+    CHANGES[name](sparse)
+    if trained:
+        train(sparse)
+    with pytest.raises(InvalidArgumentError, match=rf"^{re.escape(name)} is no tensor of the network"):
+        sparse.slim_state_dict()
+    with pytest.raises(InvalidArgumentError, match=rf"^{re.escape(name)} is no tensor of the network"):
+        slim_state_dict(sparse.state_dict(), found, selection)
+
+
+@pytest.mark.parametrize("put", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_parametrisations_that_were_folded_since_are_refused_by_name(put: Callable[[nn.Module], object]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    put(model[2])
+    graph = channelwise.trace(model, torch.rand(1, 3, 8, 8))
+    sparse = graph.sparse(graph.select(sparsity=0.5))
+    parametrize.remove_parametrizations(sparse[2], "weight")
+    with pytest.raises(InvalidArgumentError, match=r"^2\.weight is no tensor of the network"):
+        sparse.slim_state_dict()
+
+
+def test_a_pruning_mask_that_is_made_permanent_leaves_a_slim_model() -> None:
+    sparse, found, selection = sparse_net()
+    prune.random_unstructured(sparse.conv2, "weight", 0.5)
+    train(sparse)
+    prune.remove(sparse.conv2, "weight")
+    assert_is_slim(sparse, found, selection)
 
 
 def test_a_parameter_replaced_in_a_copy_is_caught_at_its_first_forward() -> None:

@@ -24,8 +24,9 @@ class SparseGuard(Companion):
     """Holds removed slots of one model at zero; lives in the model's ``__dict__`` and is its forward pre-hook.
 
     Gradients of removed slots are zeroed before anybody sees them, so that neither their norm nor an optimizer's
-    momentum counts them. Values are zeroed after every step of an optimizer (some add noise), before a forward pass,
-    before a state dict is made and after one is loaded: whatever wrote to them, the model does not compute with it.
+    momentum counts them. Values are zeroed after every step of an optimizer (some add noise), before a forward pass of
+    the whole model, before a state dict is made and after one is loaded: whatever wrote to them, that pass does not
+    compute with it. Parts of the model that are called by themselves zero nothing.
 
     A forward pass without gradients zeroes only if it can tell that a tensor was written to: filling all of them takes
     up to a third of a forward pass of one image. Writing through ``tensor.data`` cannot be told, so after a
@@ -51,6 +52,7 @@ class SparseGuard(Companion):
         self._unguarded = False
         self._used: tuple[float, str] | None = None
         self._watched: list[_Watched] = []
+        self._parts: list[tuple[Mapping[str, Any], str, nn.Module | None]] = []
         self._hooked: dict[int, tuple[str, nn.Parameter, RemovableHandle]] = {}
         self._hook(guarded)
         _guards.add(self)
@@ -75,14 +77,23 @@ class SparseGuard(Companion):
 
     def _may_hold_values(self, module: nn.Module) -> bool:
         """Whether something may have been written to removed slots since they were zeroed."""
-        return self._root != id(module) or self._trained or any(map(_Watched.changed, self._watched))
+        return self._trained or self._rebuilt(module) or any(map(_Watched.changed, self._watched))
+
+    def _rebuilt(self, module: nn.Module) -> bool:
+        """Whether ``module`` is another than was watched, or has other parts or tensors."""
+        return (
+            self._root != id(module)
+            or any(map(_Watched.replaced, self._watched))
+            or any(store.get(key) is not part for store, key, part in self._parts)
+        )
 
     def watch(self, module: nn.Module) -> None:
         """Hook the gradients of the parameters of ``module`` that lost slots, and of no others."""
         self._root = id(module)
-        self._watched = []
+        self._watched, self._parts = [], []
         found: dict[int, tuple[str, nn.Parameter]] = {}
         for path, owner in module.named_modules(remove_duplicate=False):
+            self._parts += [(owner._modules, key, part) for key, part in owner._modules.items()]
             for store in (owner._parameters, owner._buffers):
                 for key, tensor in store.items():
                     name = self._fits(f"{path}.{key}" if path else key, tensor)
@@ -97,7 +108,7 @@ class SparseGuard(Companion):
 
     def zero(self, module: nn.Module) -> None:
         """Set the removed slots of parameters and buffers of ``module`` to zero, in place."""
-        new = self._root != id(module) or any(watched.replaced() for watched in self._watched)
+        new = self._rebuilt(module)
         if new:
             self.watch(module)
         for watched in self._watched:

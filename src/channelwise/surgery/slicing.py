@@ -79,13 +79,25 @@ NUMBERS = "channelwise_numbers"
 
 
 def map_state(state: Mapping[str, Any], cuts: Cuts, change: Any) -> dict[str, Any]:
-    """A state dict with ``change(tensor, cut)`` applied to the touched tensors; order and metadata are kept."""
+    """A state dict with ``change(tensor, cut)`` applied to the touched tensors; order and metadata are kept.
+
+    Raises InvalidArgumentError for a tensor that the trace does not know: it may hold channels that were removed.
+    """
     result = type(state)() if isinstance(state, dict) else {}
     # Shared tensors stay shared. A state dict holds a new detached tensor per name, so identity is told by memory.
     done: dict[tuple[int, str], torch.Tensor] = {}
     for key, value in state.items():
+        if not isinstance(value, torch.Tensor) or key.endswith("_extra_state"):
+            result[key] = value
+            continue
+        if cuts.shape_of(key) is None:
+            raise InvalidArgumentError(
+                f"{key} is no tensor of the network that was traced, so that its removed channels are not known. Take "
+                "off what was put on the model since then (with parametrize.remove_parametrizations or prune.remove, "
+                "for example), or trace the model as it is now and prune that"
+            )
         cut = cuts.of(key)
-        if cut is not None and isinstance(value, torch.Tensor):
+        if cut is not None:
             same = (value.data_ptr(), cut.info.name)
             if same not in done:
                 done[same] = change(value, cut)
