@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import channelwise as cw
+from channelwise import cost
+from channelwise.testing import check_oracle
 
 aten = torch.ops.aten
 
@@ -116,6 +118,49 @@ def test_recurrent_layers_are_counted_in_every_precision():
         assert graph.macs() == expected
         selection = graph.select(sparsity=0.5) if graph.groups else None
         assert graph.macs(selection) <= expected
+
+
+def dotted(x: Tensor) -> Tensor:
+    return torch.stack([torch.dot(row, row) * torch.vdot(row, row) for row in x])
+
+
+SELDOM = {
+    "mv": (lambda x: torch.mv(x, torch.ones(6)), 6),
+    "addmv": (lambda x: torch.addmv(torch.ones(len(x)), x, torch.ones(6)), 6),
+    "dot": (dotted, 2 * 6),
+    "addbmm": (lambda x: torch.addbmm(torch.ones(len(x), 3), x[None], torch.ones(1, 6, 3)), 6 * 3),
+    "linear and gelu": (lambda x: torch._addmm_activation(torch.ones(3), x, torch.ones(6, 3), use_gelu=True), 6 * 3),
+    "bilinear": (lambda x: F.bilinear(x, x[:, :4], torch.ones(5, 6, 4)), 5 * 6 * 4),
+    "convolution of time": (lambda x: torch.conv_tbc(x[None], torch.ones(1, 6, 3), torch.ones(3)), 6 * 3),
+    "several": (lambda x: torch.linalg.multi_dot([x, torch.ones(6, 3), torch.ones(3, 2)]), 6 * 2 + 6 * 3 * 2 / 5),
+    "power": (lambda x: x @ torch.linalg.matrix_power(torch.ones(6, 6), 2), 6 * 6 + 6 * 6 * 6 / 5),
+}
+
+
+@pytest.mark.parametrize("name", SELDOM)
+def test_products_of_every_kind_are_counted(name):
+    product, macs = SELDOM[name]
+    model = nn.Sequential(nn.Linear(4, 6), Call(product)).eval()
+    structure = cw.trace(model, torch.randn(5, 4)).structure
+    assert cost.macs(structure, structure.full()) == pytest.approx(4 * 6 + macs)
+    # What torch's flop counter does not know is told.
+    assert all("no formula there" in note for note in structure.notes if note.startswith("MACs of one sample"))
+
+
+def test_a_bilinear_layer_is_counted():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.both = nn.Linear(4, 6), nn.Linear(4, 7), nn.Bilinear(6, 7, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.both(self.one(x), self.other(x))
+
+    graph = cw.trace(Two().eval(), torch.randn(5, 4))
+    assert graph.macs() == 4 * 6 + 4 * 7 + 3 * 6 * 7
+    report = check_oracle(Two(), torch.randn(5, 4), min_pruned=0)
+    assert report.graph.macs() == graph.macs()
+    assert any("aten._trilinear.default: 126 here, no formula there" in note for note in graph.structure.notes)
 
 
 @pytest.mark.parametrize("kv", [1, 2, 4])

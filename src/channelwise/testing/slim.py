@@ -18,6 +18,7 @@ from channelwise.inputs.tree import tensors_in
 from channelwise.selection import Selection
 from channelwise.surgery import clone_module, masked_model, slim_state_dict, sparse_state_dict
 from channelwise.testing.values import equal, shape_of
+from channelwise.tracing.macs import formulas_for_torch
 
 
 def check_state_dicts(model: nn.Module, graph: ChannelGraph, selection: Selection) -> None:
@@ -56,9 +57,9 @@ def check_costs(graph: ChannelGraph, selection: Selection, args: Any, kwargs: An
 
 
 def _counted(model: nn.Module, args: Any, kwargs: Any, *, gradients: bool) -> float:
-    """MACs of one sample by torch's flop counter."""
-    grad = torch.set_grad_enabled(gradients)
-    with unfused_attention(), grad, FlopCounterMode(display=False) as counter:
+    """MACs of one sample by torch's flop counter, with formulas for the operators that it does not know."""
+    counter = FlopCounterMode(display=False, custom_mapping=formulas_for_torch())
+    with unfused_attention(), torch.set_grad_enabled(gradients), counter:
         model(*copy.deepcopy(args), **copy.deepcopy(kwargs))
     return counter.get_total_flops() / 2 / max(number_of_samples(args, kwargs), 1)
 

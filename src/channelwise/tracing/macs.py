@@ -54,12 +54,9 @@ class Macs:
         torchs = _by_torch(packet, out, args, kwargs) if self.detailed or factors is None else None
         # Without factors a formula is all that is known; operators without a rule keep all their channels.
         terms = [(torchs or 0.0, ())] if factors is None else factors(out, *args, **kwargs)
-        for scale, axes in terms:
-            macs = scale * math.prod(tensor.shape[axis] for tensor, axis in axes)
-            self.ours[name] = self.ours.get(name, 0.0) + macs
-            if self.detailed:
-                self.records.append(_record(ctx, name, scale, axes))
+        self.ours[name] = self.ours.get(name, 0.0) + _value(terms)
         if self.detailed:
+            self.records += [_record(ctx, name, scale, axes) for scale, axes in terms]
             before = self.torchs.get(name, 0.0)
             self.torchs[name] = None if torchs is None or before is None else before + torchs
 
@@ -117,13 +114,53 @@ def _counts(packets: Sequence[Any]) -> Callable[[Callable[..., _Terms]], Callabl
     return register
 
 
-@_counts(operators(aten, "mm", "bmm"))
+def _value(terms: _Terms) -> float:
+    return sum(scale * math.prod(tensor.shape[axis] for tensor, axis in axes) for scale, axes in terms)
+
+
+def formulas_for_torch() -> dict[Any, Callable[..., float]]:
+    """``custom_mapping`` for torch's flop counter: the operators that are counted here and not there."""
+
+    def formula(factors: Callable[..., _Terms]) -> Callable[..., float]:
+        def flops(*args: Any, out_val: Any, **kwargs: Any) -> float:
+            return 2 * _value(factors(out_val, *args, **kwargs))
+
+        flops._get_raw = True  # type: ignore[attr-defined]
+        return flops
+
+    return {packet: formula(factors) for packet, factors in _FACTORS.items() if packet not in flop_registry}
+
+
+@_counts(operators(aten, "mm", "bmm", "_int_mm"))
 def _product(out: Any, a: torch.Tensor, b: torch.Tensor, **options: Any) -> _Terms:
     """(…, n, k) @ (…, k, m)."""
     return [(1, [*((a, axis) for axis in range(a.ndim)), (b, -1)])]
 
 
-@_counts(operators(aten, "addmm", "baddbmm"))
+@_counts(operators(aten, "mv", "dot", "vdot"))
+def _product_with_vector(out: Any, a: torch.Tensor, b: torch.Tensor) -> _Terms:
+    """(n, k) @ (k,), and (k,) @ (k,)."""
+    return [(1, [(a, axis) for axis in range(a.ndim)])]
+
+
+@_counts(operators(aten, "addmv"))
+def _product_with_vector_and_sum(
+    out: Any, bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **options: Any
+) -> _Terms:
+    return _product_with_vector(out, a, b)
+
+
+@_counts(operators(aten, "_trilinear"))
+def _three(out: Any, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor, *new: Any, unroll_dim: int = 1) -> _Terms:
+    """Products of three (`torch.nn.Bilinear`), one for every term of the sums; ``new``: the axes that each lacks."""
+    axes = []
+    for axis in range(a.ndim + len(new[0])):
+        tensor, lacks = next(pair for pair in zip((a, b, c), new, strict=False) if axis not in pair[1])
+        axes.append((tensor, axis - sum(other < axis for other in lacks)))
+    return [(1, axes)]
+
+
+@_counts(operators(aten, "addmm", "baddbmm", "addbmm", "_addmm_activation"))
 def _product_and_sum(out: Any, bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **options: Any) -> _Terms:
     """bias + a @ b: the sum is not counted."""
     return _product(out, a, b)
@@ -138,6 +175,12 @@ def _convolution(
     places = x if transposed else out
     axes = [(x, 0), (weight, 0), (weight, 1), *((places, axis) for axis in range(2, places.ndim))]
     return [(math.prod(weight.shape[2:]), axes)]
+
+
+@_counts(operators(aten, "conv_tbc"))
+def _convolution_of_time(out: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, pad: int = 0) -> _Terms:
+    """x (T, N, C), weight (K, C, O)."""
+    return [(1, [(out, 0), (x, 1), *((weight, axis) for axis in range(3))])]
 
 
 @_counts(ATTENTION)

@@ -19,6 +19,7 @@ from channelwise.testing import check_modules, randomise
 from channelwise.testing.modules import settle_statistics
 from channelwise.testing.slim import unfused_attention
 from channelwise.testing.values import distance, equal
+from channelwise.tracing.macs import formulas_for_torch
 
 
 class Checked:
@@ -169,7 +170,8 @@ class Checked:
 
     def flops(self, model: nn.Module) -> float:
         batch = next(t.shape[0] for t in tensors_in((self.args, self.kwargs), attributes=True))
-        with unfused_attention(), FlopCounterMode(display=False) as counter:
+        counter = FlopCounterMode(display=False, custom_mapping=formulas_for_torch())
+        with unfused_attention(), counter:
             model.eval()(*copy.deepcopy(self.args), **copy.deepcopy(self.kwargs))
         return counter.get_total_flops() / batch
 
