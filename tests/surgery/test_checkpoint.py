@@ -140,7 +140,7 @@ def _with_layer_norm() -> tuple[nn.Module, Any, Any]:
 def test_shapes_that_no_selection_gives_are_refused() -> None:
     model, found, _ = _with_layer_norm()
     state = slim_model(model, found, select(found, g=[1, 5])).state_dict()
-    state["2.weight"] = torch.zeros(3, 2)
+    state["2.weight"] = torch.zeros(2, 3)
     with pytest.raises(InvalidArgumentError, match=r"has shape \(.*\), the other tensors ask for \("):
         load(_with_layer_norm()[0], state, structure=found)
 
@@ -291,9 +291,20 @@ def test_another_architecture_is_refused_and_left_alone(
             {"fc.weight": torch.ones(5)},
             r"fc.weight has shape \(5,\), which is not a slim version of its shape \(5, 96\)",
         ),
+        ({"fc.weight": torch.ones(5, 0)}, r"fc.weight has shape \(5, 0\), which is not a slim version"),
+        ({"bn.running_mean": torch.ones(3)}, r"bn.weight has shape \(5,\) and bn.running_mean has shape \(3,\)"),
+        ({"conv2.bias": torch.ones(1)}, r"conv2.weight has shape \(2, 5, 3, 3\) and conv2.bias has shape \(1,\)"),
+        ({"fc.bias": np.ones(5)}, "fc.bias is a ndarray in the state dict, not a tensor; torch.as_tensor makes one"),
+        ({"fc.bias": torch.ones(5, device="meta")}, "fc.bias is on the meta device, without values"),
+        ({"fc.bias": torch.ones(5).to_sparse()}, "fc.bias is a torch.sparse_coo tensor in the state dict"),
+        ({7: torch.ones(5)}, "a state dict has names of tensors as its keys, not int 7"),
+        (
+            {"model": {"fc.bias": torch.ones(5)}},
+            r"'model' is a dict; if that is the state dict, give source\['model'\]",
+        ),
     ],
 )
-def test_a_state_dict_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+def test_a_state_dict_that_does_not_fit_is_refused(change: dict[Any, Any], message: str) -> None:
     state = {**slim_conv_net().state_dict(), **change}
     model = ConvNet()
     before, tensors = snapshot(model), dict(model.named_parameters())

@@ -16,7 +16,7 @@ from channelwise.inputs.check import describe
 from channelwise.io.paths import is_path
 from channelwise.structure import Structure
 from channelwise.surgery.counts import counts_from_shapes
-from channelwise.surgery.install import check_attributes, check_sizes, install
+from channelwise.surgery.install import check_attributes, check_layers, check_sizes, install
 from channelwise.surgery.slicing import NUMBERS
 from channelwise.surgery.slim_file import read_slim_file, stored_tensors, write_slim_file
 from channelwise.tensors import named_tensors
@@ -46,7 +46,8 @@ def load(
         source: a file written by `save`, or the ``state_dict`` of a slim model.
         structure: only for a ``state_dict``: the trace of ``model``, which knows the sizes of layers without tensors
             (norms without affine parameters, ``Unflatten``) that shapes alone do not show, and the numbers that only
-            other ways through a module than ``forward`` read.
+            other ways through a module than ``forward`` read. With it the shapes of all layers are checked against each
+            other, without it only those within one layer.
 
     Returns:
         ``model``.
@@ -111,8 +112,10 @@ def _load_file(model: nn.Module, path: Path) -> None:
 
 
 def _load_state(model: nn.Module, state: Mapping[str, Any], structure: Structure | None) -> None:
-    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     expected = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    for name, value in state.items():
+        _check_entry(name, value, expected)
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     if tensors and all(name.startswith("module.") for name in tensors) and not any(n in expected for n in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     problem = _difference("tensor", dict.fromkeys(tensors, ""), dict.fromkeys(expected, ""))
@@ -120,6 +123,7 @@ def _load_state(model: nn.Module, state: Mapping[str, Any], structure: Structure
         raise InvalidArgumentError(f"the state dict is not of a slim {type(model).__name__}: {problem}")
     present = {name: tensor for name, tensor in named_tensors(model).items() if name in tensors}
     check_sizes(tensors, present)
+    check_layers(model, tensors)
     counts = None
     if structure is not None:
         known = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -134,6 +138,28 @@ def _load_state(model: nn.Module, state: Mapping[str, Any], structure: Structure
     else:
         _mention_numbers(model, present, tensors, has_metadata=getattr(state, "_metadata", None) is not None)
     install(model, present, tensors, attributes=_numbers_of(state), structure=structure, counts=counts)
+
+
+def _check_entry(name: Any, value: Any, expected: Mapping[str, torch.Tensor]) -> None:
+    """Raise InvalidArgumentError, naming it, for what is no entry of a state dict whose tensors have values."""
+    if not isinstance(name, str):
+        raise InvalidArgumentError(f"a state dict has names of tensors as its keys, not {describe(name)}")
+    if isinstance(value, Mapping) and name not in expected and not name.endswith("_extra_state"):
+        raise InvalidArgumentError(
+            f"a state dict holds tensors by name, and {name!r} is {describe(value)}; if that is the state dict, give "
+            f"source[{name!r}]"
+        )
+    bare = name if name in expected else name.removeprefix("module.")
+    if bare not in expected:
+        return
+    if not isinstance(value, torch.Tensor):
+        raise InvalidArgumentError(
+            f"{name} is {describe(value)} in the state dict, not a tensor; torch.as_tensor makes one of an array"
+        )
+    if value.is_meta and not expected[bare].is_meta:
+        raise InvalidArgumentError(f"{name} is on the meta device, without values: load the state dict on a real one")
+    if value.layout is not torch.strided:
+        raise InvalidArgumentError(f"{name} is a {value.layout} tensor in the state dict: call to_dense() first")
 
 
 def _numbers_of(state: Mapping[str, Any]) -> dict[str, dict[str, int]]:

@@ -61,7 +61,7 @@ def check_sizes(stored: Mapping[str, torch.Tensor], present: Mapping[str, torch.
     """Raises InvalidArgumentError, naming the tensor and what differs, unless ``stored`` is slim ``present``."""
     for name, tensor in present.items():
         found, original = tuple(stored[name].shape), tuple(tensor.shape)
-        if len(found) != len(original) or any(f > o for f, o in zip(found, original, strict=True)):
+        if len(found) != len(original) or any(not min(o, 1) <= f <= o for f, o in zip(found, original, strict=True)):
             raise InvalidArgumentError(
                 f"{name} has shape {found}, which is not a slim version of its shape {original} in the given model; "
                 "give a fresh instance of the original model"
@@ -72,6 +72,28 @@ def check_sizes(stored: Mapping[str, torch.Tensor], present: Mapping[str, torch.
             )
         if len({stored[n].shape for n, t in present.items() if t is tensor}) > 1:
             raise InvalidArgumentError(f"{name} is shared in the given model, but its names have different shapes")
+
+
+def check_layers(model: nn.Module, stored: Mapping[str, torch.Tensor]) -> None:
+    """Raises InvalidArgumentError, naming both tensors, if a layer of torch has another width in one than in another.
+
+    What different layers have to do with each other only a trace knows.
+    """
+    for path, module in model.named_modules():
+        if not type(module).__module__.startswith("torch.nn.") or getattr(module, "transposed", False):
+            continue
+        first: dict[int, str] = {}
+        own = {**module._parameters, **module._buffers}
+        for local in ("weight", "bias", "running_mean", "running_var"):
+            tensor, name = own.get(local), f"{path}.{local}".lstrip(".")
+            if tensor is None or name not in stored or not tensor.ndim:
+                continue
+            known = first.setdefault(len(tensor), name)
+            if len(stored[known]) != len(stored[name]):
+                raise InvalidArgumentError(
+                    f"{known} has shape {tuple(stored[known].shape)} and {name} has shape {tuple(stored[name].shape)}, "
+                    "which contradict each other: the state dict is of no slim model. Take all of it from one model"
+                )
 
 
 def _kind(tensor: torch.Tensor) -> str:

@@ -53,7 +53,7 @@ class Macs:
         name = str(func)
         torchs = _by_torch(packet, out, args, kwargs) if self.detailed or factors is None else None
         # Without factors a formula is all that is known; operators without a rule keep all their channels.
-        terms = [(torchs or 0.0, ())] if factors is None else factors(out, *args, **kwargs)
+        terms: _Terms = [(torchs or 0.0, ())] if factors is None else factors(out, *args, **kwargs)
         self.ours[name] = self.ours.get(name, 0.0) + _value(terms)
         if self.detailed:
             self.records += [_record(ctx, name, scale, axes) for scale, axes in terms]
