@@ -107,6 +107,8 @@ def test_a_batch_that_does_not_fit_is_told_by_its_shape(
     [
         (lambda: GRAPH.select(macs=0.5, ranking=lambda group: 1), r"ranking .*TypeError .*ranking\(group, tensors\)"),
         (lambda: cw.Selection({3: [0]}), r"names of groups as its keys, not int 3"),
+        (lambda: cw.Selection({"a": [[1], [2, 3]]}), r"selection of 'a' must be a list of channel indices, not list"),
+        (lambda: cw.Selection({"a": INPUTS.long().to("meta")}), r"selection of 'a' must be a list .*, not a Tensor"),
         (lambda: HALF.check(net()), r"checked against graph\.structure, not a Net"),
         (lambda: recovery.compensate(SLIM, net(), HALF, [INPUTS]), r"takes \(slim, graph, selection, loader\)"),
         (lambda: recovery.compensate(SLIM.state_dict(), GRAPH, HALF, [INPUTS]), r"not a OrderedDict"),
@@ -114,6 +116,9 @@ def test_a_batch_that_does_not_fit_is_told_by_its_shape(
         (lambda: recovery.compensate(SLIM, GRAPH, None, [INPUTS]), r"A selection is needed"),
         (lambda: cw.fixer("Scale"), r"fixer takes classes of modules"),
         (lambda: cw.fixer(nn.Conv2d)(3), r"A fixer is a function"),
+        (lambda: cw.fixer(nn.Tanh, attributes=5), r"attributes are the names .*, not int 5"),  # type: ignore[arg-type]
+        (lambda: cw.fixer(nn.Tanh, attributes="width"), r"attributes are .*, not str 'width'"),  # type: ignore[arg-type]
+        (lambda: cw.fixer(nn.Tanh, attributes=("width", 5)), r"attributes are .*, not tuple"),  # type: ignore[arg-type]
         (lambda: GRAPH.sparse(HALF).slim_state_dict("file.pt"), r"A state dict goes into a dict"),
         (lambda: list(cw.sandwich(net(), net())), r"pruner must be the OFAPruner that made the supernet, not a Net"),
     ],
@@ -166,3 +171,15 @@ def test_numbers_of_numpy_are_numbers_to_a_supernet(supernet: tuple[OFAPruner, n
 def test_costs_of_a_model_that_does_not_run_are_refused_as_in_a_trace() -> None:
     raised(lambda: model_complexity(net(), FOUR_CHANNELS), TraceError, r"Net raised RuntimeError")
     raised(lambda: model_complexity(net(), {"y": INPUTS}), TraceError, r"A dict gives keyword arguments, here y")
+
+
+@pytest.mark.parametrize("change", ["gone", "resized"])
+@pytest.mark.parametrize("use", ["select", "slim", "sparse"])
+def test_a_layer_that_changed_since_the_trace_is_named_with_the_way_out(change: str, use: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
+    graph = cw.trace(model, torch.zeros(2, 3, 8, 8))
+    selection = graph.select(sparsity=0.5)
+    model[2] = nn.Identity() if change == "gone" else nn.Conv2d(8, 6, 3)
+    calls = {"select": lambda: graph.select(sparsity=0.5), "slim": lambda: graph.slim(selection)}
+    call = calls.get(use, lambda: graph.sparse(selection))
+    raised(call, InvalidArgumentError, r"'2\.weight'.* when the model was traced.* trace the model again")

@@ -37,7 +37,12 @@ class Selection:
         for name, indices in self.kept.items():
             if not isinstance(name, str):
                 raise InvalidArgumentError(f"A selection has names of groups as its keys, not {describe(name)}.")
-            array = np.array(indices)
+            try:
+                array = np.array(indices)
+            except (TypeError, ValueError) as error:  # lists of several lengths, tensors without values or on a GPU
+                raise InvalidArgumentError(
+                    f"The selection of {name!r} must be a list of channel indices, not {describe(indices)}."
+                ) from error
             if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
                 raise InvalidArgumentError(f"The selection of {name!r} must be a list of at least one channel index.")
             if array.min() < 0 or (np.diff(array) <= 0).any():

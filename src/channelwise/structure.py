@@ -112,6 +112,7 @@ class Cause(str, Enum):
     EXCLUDED = "excluded"
     SINGLE = "single channel"
     NO_RULE = "no rule"
+    RECURRENT = "recurrent layer"
     CODE = "code does not adapt"
     FIXED = "fixed size"
 

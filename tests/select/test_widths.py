@@ -35,6 +35,11 @@ def test_a_group_narrower_than_the_divisor_stays_full():
     assert ladder(allowed_widths(chain([6]), channel_divisible=8)) == [6]
 
 
+@pytest.mark.parametrize("divisor", [2**31, 10**30])
+def test_a_group_stays_full_however_large_the_divisor_is(divisor):
+    assert ladder(allowed_widths(chain([6]), channel_divisible=divisor)) == [6]
+
+
 def test_the_divisor_counts_slots_and_not_channels():
     assert ladder(allowed_widths(chain([8], multiplicity=4), channel_divisible=8)) == [8, 6, 4, 2]
 

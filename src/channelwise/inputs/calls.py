@@ -50,6 +50,16 @@ def call_hint(
             "The code of the model asks for a device that is not there. Let it use that of its input: x.device, not "
             ".cuda()."
         )
+    if "does not require grad and does not have a grad_fn" in str(error):
+        return (
+            "Models are traced without gradients. Code of forward that needs them asks for them: "
+            "`with torch.enable_grad():`, on inputs with requires_grad."
+        )
+    if "no rule registered for H" in str(error):  # HigherOrderOperator, or HOP
+        return (
+            "What this operator of torch runs inside cannot be followed. Trace the model with ordinary operations "
+            "in its place: F.scaled_dot_product_attention for flex_attention, `if` and loops for cond and while_loop."
+        )
     if misfit(model, args, kwargs) is None:
         return ""
     if isinstance(inputs, Mapping):

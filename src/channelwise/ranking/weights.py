@@ -36,7 +36,9 @@ class Weights(Mapping[str, torch.Tensor]):
             return cls(tensors, {n: TensorInfo(n, tuple(t.shape), True, "") for n, t in tensors.items()})
         for name in {s.tensor for g in structure.groups for s in g.slots}:
             if name not in tensors:
-                raise InvalidArgumentError(f"The traced model has a tensor {name!r} that the tensors given lack.")
+                raise InvalidArgumentError(
+                    f"{name!r} was there when the model was traced and is not now; trace the model again."
+                )
             traced, given = structure.tensors[name].shape, tuple(tensors[name].shape)
             if traced != given:
                 raise InvalidArgumentError(

@@ -15,6 +15,8 @@ ADVICE = {
     Cause.SINGLE: "there are too few to remove any; if many outputs go together as one, code takes their numbers to be "
     "equal.",
     Cause.NO_RULE: "write the operation with others that are known, or report it.",
+    Cause.RECURRENT: "layers like nn.LSTM keep their widths and those of what they read; a cell that you write with "
+    "nn.Linear is pruned.",
     Cause.CODE: "let the code ask tensors for sizes (x.shape[1], chunk), or give the class that keeps the number a "
     "channelwise.fixer.",
     Cause.FIXED: "a constant in the code meets these channels; make it follow the tensor's size if it can.",

@@ -91,7 +91,9 @@ def allowed_widths(
 def _widths_of(
     group: Group, divisor: int, minimum: int, limit: float, dead: np.ndarray | None
 ) -> tuple[int, int, int, int, int]:
-    size, step = group.size, channel_step(group, divisor)
+    size = group.size
+    # A larger step leaves the same choice: none.
+    step = min(size, channel_step(group, divisor))
     fixed = (size, step, size, size, size)
     floor = step * math.ceil(max(minimum, group.least * part_count(group)) / step)
     low = step * math.ceil(max(floor, (1 - limit) * size - EPSILON) / step)

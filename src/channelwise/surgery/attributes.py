@@ -88,6 +88,11 @@ def fixer(*classes: type[nn.Module], attributes: tuple[str, ...] = ()) -> Callab
         if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
             raise InvalidArgumentError(f"fixer takes classes of modules, such as MyScale, not {describe(cls)}.")
 
+    if not isinstance(attributes, (tuple, list)) or not all(isinstance(name, str) for name in attributes):
+        raise InvalidArgumentError(
+            f'attributes are the names that the fixer sets, such as ("width",), not {describe(attributes)}.'
+        )
+
     def register(fix: F) -> F:
         if not callable(fix):
             raise InvalidArgumentError(f"A fixer is a function (module, sizes), not {describe(fix)}.")

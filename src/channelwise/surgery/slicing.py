@@ -68,8 +68,15 @@ def tensors_of(model: nn.Module, names: Iterable[str], cuts: Cuts) -> dict[str, 
     found = {}
     for name in names:
         if name not in present:
-            raise InvalidArgumentError(f"{type(model).__name__} has no tensor {name!r}; was another model traced?")
-        check_shape(name, tuple(present[name].shape), cuts.shapes[name])
+            raise InvalidArgumentError(
+                f"{type(model).__name__} has no tensor {name!r}, which was there when the model was traced; trace the "
+                "model again"
+            )
+        traced, given = cuts.shapes[name], tuple(present[name].shape)
+        if traced != given:
+            raise InvalidArgumentError(
+                f"{name!r} had shape {traced} when the model was traced and has {given} now; trace the model again"
+            )
         found[name] = present[name]
     return found
 

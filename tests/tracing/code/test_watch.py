@@ -29,5 +29,5 @@ def test_a_recurrent_layer_is_the_reason_and_none_of_its_operations(kind, dtype)
     (text,) = told
     assert text.startswith("a recurrent layer keeps its widths")
     assert text.endswith("in recurrent)")
-    assert told[text].cause is Cause.NO_RULE
+    assert told[text].cause is Cause.RECURRENT
     assert set(told[text].layers) == {"embed", "recurrent"}

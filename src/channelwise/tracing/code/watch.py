@@ -185,7 +185,7 @@ class FunctionWatch(TorchFunctionMode):
         ctx = self.ctx
         ctx.operation = func.__name__
         labelled = [(tensor, maps) for tensor in tensors_in((args, kwargs)) if (maps := ctx.maps(tensor))]
-        ctx.freeze_all([tensor for tensor, _ in labelled], "a recurrent layer keeps its widths", Cause.NO_RULE)
+        ctx.freeze_all([tensor for tensor, _ in labelled], "a recurrent layer keeps its widths", Cause.RECURRENT)
         weights = [ctx.is_weight(tensor) for tensor, _ in labelled]
         for (tensor, maps), weight in zip(labelled, weights, strict=True):
             for m in maps if weight and tensor.ndim == 2 else ():
