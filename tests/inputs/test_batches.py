@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 from collections import namedtuple
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+import channelwise as cw
 from channelwise.errors import EvaluationError, InvalidArgumentError
-from channelwise.inputs.batches import batches_of, check_loader, evaluating, forward, moved
+from channelwise.inputs.batches import MANY, batches_of, check_loader, evaluating, forward, moved
+from channelwise.ranking import Reconstruction, Taylor
 
 
 class Two(nn.Module):
@@ -144,3 +149,69 @@ def test_evaluating_restores_the_flag_of_each_module() -> None:
         assert not any(m.training for m in model.modules())
         raise KeyError
     assert [m.training for m in model.modules()] == before
+
+
+class Stream(IterableDataset[Tensor]):
+    def __iter__(self) -> Iterator[Tensor]:
+        return itertools.repeat(torch.ones(3))
+
+
+class TooFew(list[Tensor]):
+    def __iter__(self) -> Iterator[Tensor]:
+        return itertools.repeat(X)
+
+
+@pytest.mark.parametrize(
+    ("loader", "said"),
+    [
+        (itertools.repeat(X), "a repeat"),
+        (DataLoader(Stream(), batch_size=2), "a DataLoader"),
+        (TooFew([X]), "a TooFew"),
+        ([X] * (MANY + 1), ""),
+        (DataLoader(TensorDataset(torch.ones(MANY + 1, 3))), ""),
+    ],
+    ids=["generator", "stream", "wrong length", "list", "loader"],
+)
+def test_a_loader_that_may_have_no_end_is_said_after_many_batches(
+    loader: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert len(list(itertools.islice(batches_of(loader), MANY + 1))) == MANY + 1
+    told = [record.getMessage() for record in caplog.records if "batches=" in record.getMessage()]
+    assert len(told) == bool(said)
+    assert all(f"{MANY} batches of {said} have been read" in message for message in told)
+
+
+def test_a_stream_is_read_as_far_as_batches_says(caplog: pytest.LogCaptureFixture) -> None:
+    loader = itertools.repeat(X)
+    assert len(list(batches_of(loader, MANY + 5))) == MANY + 5
+    assert not caplog.records
+
+
+class StoppedError(Exception):
+    """Enough has been read."""
+
+
+class NoEnd:
+    """A loader that the test ends."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from [torch.randn(2, 3, 8, 8)] * (MANY + 1)
+        raise StoppedError
+
+
+USES: dict[str, Callable[[nn.Module, cw.ChannelGraph, cw.Selection], object]] = {
+    "recalibrate": lambda net, *_: cw.recovery.recalibrate(net, NoEnd()),
+    "compensate": lambda _, graph, kept: cw.recovery.compensate(graph.slim(kept), graph, kept, NoEnd()),
+    "reconstruction": lambda _, graph, __: graph.select(macs=0.5, ranking=Reconstruction(NoEnd())),
+    "taylor": lambda _, graph, __: graph.select(macs=0.5, ranking=Taylor(torch.sum, NoEnd(), batches=None)),
+}
+
+
+@pytest.mark.parametrize("use", list(USES))
+def test_all_that_read_images_say_so(use: str, caplog: pytest.LogCaptureFixture) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3), nn.Flatten()).eval()
+    graph = cw.trace(net, torch.randn(1, 3, 8, 8))
+    with pytest.raises(StoppedError), caplog.at_level(logging.WARNING):
+        USES[use](net, graph, graph.select(macs=0.5))
+    assert "it does not say how many it has" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -17,6 +18,11 @@ from channelwise.errors import ChannelwiseError, EvaluationError, InvalidArgumen
 from channelwise.inputs.calls import misfit, shapes
 from channelwise.inputs.check import check_values, describe, model_device
 from channelwise.inputs.tree import mapped, tensors_in
+
+log = logging.getLogger(__name__)
+
+MANY = 200
+"""So many batches of a loader that does not say how many it has are said to be many: it may have no end."""
 
 ForwardFn = Callable[[nn.Module, Any], Any]
 
@@ -53,8 +59,18 @@ def check_loader(loader: object, batches: int | None = None, *, repeated: bool =
         )
 
 
+def length_of(loader: Any) -> int:
+    """How many batches a loader says that it has; 0 if it does not."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError, AttributeError):  # a stream, or a sampler of one
+        return 0
+
+
 def batches_of(loader: Any, batches: int | None = None) -> Iterator[Any]:
     """The first ``batches`` batches of ``loader``, or all; never reads one more.
+
+    Says so where all are read of a loader that may have no end.
 
     Raises:
         InvalidArgumentError: at once for what cannot be a loader, and when the loader yields nothing.
@@ -64,12 +80,18 @@ def batches_of(loader: Any, batches: int | None = None) -> Iterator[Any]:
 
 
 def _read(loader: Any, batches: int | None) -> Iterator[Any]:
-    empty = True
+    read = 0
+    many = max(MANY, length_of(loader))
     for batch in islice(iter(loader), batches):
-        empty = False
+        read += 1
+        if batches is None and read == many + 1:
+            log.warning(
+                "%d batches of a %s have been read, and it does not say how many it has. If it has no end, say how "
+                "many to read: batches=10, for example.", many, type(loader).__name__
+            )  # fmt: skip
         check_values("the loader's batches", tensors_in(batch))
         yield batch
-    if not empty:
+    if read:
         return
     why = ""
     if isinstance(loader, Iterator):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from channelwise.errors import ChannelwiseError, EvaluationError, InvalidArgumentError
-from channelwise.inputs.batches import batches_of, check_loader, forward, moved
+from channelwise.inputs.batches import batches_of, check_loader, forward, length_of, moved
 from channelwise.inputs.check import model_device, unwrap
 from channelwise.progress import progress
 from channelwise.ranking.consumer_l2 import consumer_l2
@@ -138,11 +138,7 @@ class GateGradients(ABC):
         return scores
 
     def _parts(self, model: nn.Module) -> Iterator[Any]:
-        try:
-            length = len(self.loader)
-        except TypeError:  # a stream
-            length = self.batches or 0
-        total = min(length, self.batches or length)
+        total = min(filter(None, (length_of(self.loader), self.batches)), default=0)
         with progress(f"Gradients of {type(model).__name__}", total, quiet=self.quiet) as advance:
             for batch in batches_of(self.loader, self.batches):
                 yield from micro_batches(moved(batch, model_device(model)), self.micro_batch)
