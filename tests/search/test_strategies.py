@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import optuna
@@ -10,7 +11,8 @@ import pytest
 from scipy.stats import norm
 
 from channelwise.errors import InvalidArgumentError
-from channelwise.search import CmaEs, Evolution, Known, RandomSearch, Request, get, names, open_study
+from channelwise.methods.ofa.evolution import FrontEvolution
+from channelwise.search import CmaEs, Evolution, Known, OptunaStrategy, RandomSearch, Request, get, names, open_study
 from channelwise.search.odds import to_odds
 from channelwise.search.surrogate import expectation
 from tests.search.searches import climb, height, space
@@ -121,10 +123,35 @@ def test_a_sampler_that_keeps_pickles_is_refused_by_name() -> None:
         climb(study)
 
 
-@pytest.mark.parametrize("wrong", [{"parents": 0}, {"crossover": 1.5}, {"first": 0.1, "last": 0.2}, {"last": 0.0}])
-def test_wrong_settings_of_evolution_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(InvalidArgumentError):
-        Evolution(**wrong)  # type: ignore[arg-type]
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -(10**9), "8", None, [1]])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, field.name) for kind in (CmaEs, Evolution, FrontEvolution) for field in fields(kind)]
+)
+def test_what_is_no_setting_of_a_strategy_is_refused_by_its_name(kind: Any, name: str, wrong: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=rf"^{name}\b.* must be "):
+        kind(**{name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (CmaEs, {"population": 10**9}), (CmaEs, {"population": 3}), (CmaEs, {"population": -1}), (CmaEs, {"sigma": 0}),
+        (Evolution, {"parents": 0}), (Evolution, {"children": 10**9}), (Evolution, {"crossover": 1.5}),
+        (Evolution, {"first": 0.1, "last": 0.2}), (Evolution, {"last": 0.0}), (Evolution, {"explore": True}),
+        (FrontEvolution, {"population": 0}), (FrontEvolution, {"mutations": 2.5}), (FrontEvolution, {"step": 0}),
+        (OptunaStrategy, {"sampler": 5}), (OptunaStrategy, {"sampler": optuna.samplers.RandomSampler()}),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(kind: Any, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match=rf"^{list(wrong)[-1]} must be "):
+        kind(**wrong)
+
+
+@pytest.mark.parametrize("separable", [True, False])
+@pytest.mark.filterwarnings("error")
+def test_the_smallest_population_of_cmaes_works(separable: bool) -> None:
+    with open_study(space(), "Net", strategy=CmaEs(population=4, separable=separable), budget=20) as study:
+        assert len(climb(study)) == 20
 
 
 def test_optuna_stays_as_talkative_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from channelwise.inputs.check import check_flag
 from channelwise.search.odds import from_odds, to_odds
-from channelwise.search.strategy import Known, Request
+from channelwise.search.strategy import FARTHEST, MOST, Known, Request
+from channelwise.select.widths import check_count, check_number
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,11 @@ class CmaEs:
 
     Arguments:
         sigma: standard deviation at the start, in log-odds; the start is the best prior, or equal shares.
-        population: candidates of a generation; 0: 4 + 3 log(dims).
+        population: candidates of a generation, at least 4; 0: 4 + 3 log(dims).
         separable: learn a variance for every group, but no correlations (better in few evaluations).
+
+    Raises:
+        InvalidArgumentError: naming an argument that is no number in its range.
     """
 
     sigma: float = 0.5
@@ -30,6 +35,12 @@ class CmaEs:
 
     name = "cmaes"
     guided = True
+
+    def __post_init__(self) -> None:
+        check_number("sigma", self.sigma, 0, FARTHEST, above=True)
+        if self.population != 0:
+            check_count("population", self.population, least=4, most=MOST)
+        check_flag("separable", self.separable)
 
     def __call__(self, request: Request) -> np.ndarray:
         """The next vector (dims,)."""

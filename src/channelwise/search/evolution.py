@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from channelwise.errors import InvalidArgumentError
 from channelwise.search.odds import from_odds, to_odds
-from channelwise.search.strategy import Request
+from channelwise.search.strategy import FARTHEST, MOST, Request
 from channelwise.search.surrogate import expectation
+from channelwise.select.widths import check_count, check_number
 
 # Fewer scores say nothing about children.
 LEARNED = 8
@@ -31,6 +31,9 @@ class Evolution:
         mutated: the share of groups that a mutation changes, at least one.
         explore: the share of candidates that are drawn anew around a prior (or evenly if there are none).
         optimism: how many of the model's standard deviations count in favour of a child.
+
+    Raises:
+        InvalidArgumentError: naming an argument that is no number in its range.
     """
 
     parents: int = 8
@@ -46,11 +49,13 @@ class Evolution:
     guided = True
 
     def __post_init__(self) -> None:
+        for name in ("parents", "children"):
+            check_count(name, getattr(self, name), most=MOST)
         for name in ("crossover", "mutated", "explore"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InvalidArgumentError(f"{name} must be in [0, 1], not {getattr(self, name)!r}.")
-        if self.parents < 1 or self.children < 1 or not 0 < self.last <= self.first:
-            raise InvalidArgumentError("parents and children must be at least 1, and 0 < last <= first.")
+            check_number(name, getattr(self, name), 0, 1)
+        check_number("first", self.first, 0, FARTHEST, above=True)
+        check_number("last", self.last, 0, self.first, above=True)
+        check_number("optimism", self.optimism, -FARTHEST, FARTHEST)
 
     def __call__(self, request: Request) -> np.ndarray:
         """The next vector (dims,)."""

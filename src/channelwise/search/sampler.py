@@ -27,6 +27,11 @@ class OptunaStrategy:
     guided = True
 
     def __init__(self, sampler: Callable[[int], BaseSampler], name: str = "optuna") -> None:
+        if not callable(sampler) or isinstance(sampler, BaseSampler):
+            raise InvalidArgumentError(
+                f"sampler must be a function that makes a sampler from a seed, such as optuna.samplers.TPESampler, not "
+                f"{sampler!r}."
+            )
         self.name = name
         self._sampler = sampler
 

@@ -10,6 +10,11 @@ import numpy as np
 from channelwise.search.odds import to_odds
 from channelwise.search.space import Space
 
+MOST = 10_000
+"""The largest population, or number of parents or children, of a strategy."""
+FARTHEST = 100.0
+"""The largest deviation: log-odds of that size are the ends of every range."""
+
 
 @dataclass(frozen=True)
 class Known:

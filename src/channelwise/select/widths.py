@@ -151,10 +151,19 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raise InvalidArgumentError unless ``value`` is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise InvalidArgumentError(f"{name} must be an integer of at least 1, not {value!r}.")
+def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Raise InvalidArgumentError unless ``value`` is an integer of at least ``least``, and at most ``most``."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        size = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InvalidArgumentError(f"{name} must be an integer {size}, not {value!r}.")
+
+
+def check_number(name: str, value: Any, least: float, most: float, *, above: bool = False) -> None:
+    """Raise InvalidArgumentError unless ``value`` is a number from ``least``, or ``above`` it, to ``most``."""
+    if not is_number(value) or not least <= value <= most or (above and value == least):
+        start = "(" if above else "["
+        raise InvalidArgumentError(f"{name} must be a number in {start}{least:g}, {most:g}], not {value!r}.")
 
 
 def _fraction(value: Any, name: str, closed: bool) -> float:

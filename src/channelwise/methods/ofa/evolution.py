@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -11,6 +12,7 @@ import numpy as np
 from channelwise.methods.ofa.front import Front
 from channelwise.methods.ofa.window import WindowSpace
 from channelwise.search import Request
+from channelwise.select.widths import check_count, check_number
 
 _FRONTS: WeakKeyDictionary[WindowSpace, dict[float, Front]] = WeakKeyDictionary()
 
@@ -35,6 +37,13 @@ class FrontEvolution:
 
     name = "ofa-evolution"
     guided = True
+
+    def __post_init__(self) -> None:
+        check_count("population", self.population)
+        for name in ("mutations", "crossovers"):
+            check_count(name, getattr(self, name), least=0)
+        check_number("mutate_prob", self.mutate_prob, 0, 1)
+        check_number("step", self.step, 0, sys.float_info.max, above=True)
 
     def mode(self, number: int) -> Mode:
         """How the candidate of that number is made."""
