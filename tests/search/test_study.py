@@ -163,7 +163,7 @@ def test_an_index_that_is_no_candidate_is_told_the_numbers() -> None:
             _ = study.results.best
         study.tell(study.ask().number, error="x")  # type: ignore[union-attr]
         climb(study)
-        with pytest.raises(InvalidArgumentError, match="2 candidates with scores, numbered from 1 to 2"):
+        with pytest.raises(InvalidArgumentError, match=r"with scores are numbered from 1 to 2 \(2 in all"):
             study.results.candidate(7)
         with pytest.raises(InvalidArgumentError, match="that candidate failed"):
             study.results.candidate(0)

@@ -10,6 +10,11 @@ import torch
 
 from channelwise.errors import EvaluationError
 
+_FINITE = (
+    "it must return a finite number for every pruned model, however bad. Does a loss overflow, or a mean run over no "
+    "samples?"
+)
+
 
 def as_score(value: object) -> float:
     """``value`` as a finite float: a number, or a tensor or NumPy array with one element.
@@ -22,14 +27,11 @@ def as_score(value: object) -> float:
     elif isinstance(value, (np.ndarray, np.generic)):
         score = _element(value, value.size, value.shape, "NumPy array")
     elif isinstance(value, Real) and not isinstance(value, bool):
-        score = float(value)
+        score = _fitting(value)
     else:
         raise EvaluationError(_advice(value))
     if not math.isfinite(score):
-        raise EvaluationError(
-            f"eval_fn returned {score}. It must return a finite number for every pruned model, however bad; does a "
-            "loss overflow, or a mean run over no samples?"
-        )
+        raise EvaluationError(f"eval_fn returned {score}; {_FINITE}")
     return score
 
 
@@ -41,7 +43,14 @@ def _element(value: torch.Tensor | np.ndarray | np.generic, elements: int, shape
     item = value.item()
     if isinstance(item, bool) or not isinstance(item, Real):
         raise EvaluationError(f"eval_fn returned a {kind} of type {value.dtype}; it must return one real number.")
-    return float(item)
+    return _fitting(item)
+
+
+def _fitting(number: Real) -> float:
+    try:
+        return float(number)
+    except OverflowError as error:
+        raise EvaluationError(f"eval_fn returned a number too large for a float; {_FINITE}") from error
 
 
 def _advice(value: object) -> str:

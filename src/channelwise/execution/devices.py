@@ -7,11 +7,12 @@ import logging
 import math
 import os
 from collections.abc import Iterable
-from numbers import Integral, Real
+from numbers import Integral
 
 import torch
 
 from channelwise.errors import InvalidArgumentError
+from channelwise.select.widths import is_number
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def check_timeout(timeout: object) -> float | None:
     """``timeout`` in seconds, None for no end."""
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, Real) or not 0 < float(timeout) < math.inf:
+    if not is_number(timeout) or not 0 < timeout < math.inf:
         raise InvalidArgumentError(f"timeout={timeout!r}: must be a number of seconds above 0, or None.")
     return float(timeout)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.inputs.check import describe
 from channelwise.io.paths import is_path
+from channelwise.select.widths import is_number
 
 MODES = ("sparse", "slim")
 
@@ -60,14 +60,14 @@ def check_mode(mode: object) -> None:
         )
 
 
-def check_path(name: str, path: object) -> None:
-    """A path, or None."""
-    if path is not None and not is_path(path):
+def check_path(name: str, path: object, *, optional: bool = False) -> None:
+    """A path; where it is ``optional``, or None."""
+    if not is_path(path) and not (optional and path is None):
         raise InvalidArgumentError(f"{name}={path!r}: must be a path.")
 
 
 def _number(name: str, value: object, meaning: str) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise InvalidArgumentError(f"{name}={value!r}: must be a number, {meaning}.")
     return float(value)
 

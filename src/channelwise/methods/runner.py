@@ -21,7 +21,7 @@ class PruningRunner:
             InvalidArgumentError: ``pruning_info`` is something else.
             ResultsFileError: the file cannot be written.
         """
-        check_path("filename", filename)
+        check_path("filename", filename, optional=True)
         write_info(filename, pruning_info)
 
     def transform(self, *args: Any, **kwargs: Any) -> NoReturn:

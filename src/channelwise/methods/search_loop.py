@@ -51,10 +51,11 @@ class SearchRun:
 
     def mention(self) -> None:
         """Say what an earlier run has left to do."""
-        finished = self._budget - self.missing
+        results = self._study.results
+        finished = len(results.complete) + len(results.failed)
         if not self.missing:
             log.info(
-                "The search in %s has its %s, nothing is evaluated again; a larger number adds candidates, forced=True "
+                "The search in %s has %s, nothing is evaluated again; a larger number adds candidates, forced=True "
                 "begins anew.", self._where, plural(finished, "candidate")
             )  # fmt: skip
         elif finished:

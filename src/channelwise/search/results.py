@@ -98,8 +98,8 @@ class SearchResults:
             raise InvalidArgumentError(f"No candidate of the search in {self.where} has a score yet. Call search().")
         why = "there is no such candidate" if trial is None else "that candidate failed or has no score yet"
         raise InvalidArgumentError(
-            f"index={index!r}: {why}. There are {len(numbers)} candidates with scores, numbered from "
-            f"{numbers[0]} to {numbers[-1]}; the best is {self.best.number}."
+            f"index={index!r}: {why}. Those with scores are numbered from {numbers[0]} to "
+            f"{numbers[-1]} ({len(numbers)} in all); the best is {self.best.number}."
         )
 
 

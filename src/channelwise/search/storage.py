@@ -20,6 +20,7 @@ from channelwise.errors import InvalidArgumentError, ResultsFileError
 from channelwise.io.atomic import writing
 from channelwise.io.journal import SYNC_SECONDS
 from channelwise.io.lock import locked
+from channelwise.io.paths import is_path
 from channelwise.search import rows, sqlite
 from channelwise.search.failures import UnusableFileError, storage_errors
 from channelwise.search.patience import Patient
@@ -145,7 +146,7 @@ def opened(
     if isinstance(place, BaseStorage):
         yield Storage(type(place).__name__, place)
         return
-    if not isinstance(place, (str, os.PathLike)) or isinstance(os.fspath(place), bytes):
+    if not is_path(place):
         raise InvalidArgumentError(
             f"storage={place!r}: must be the path of a file, a database URL such as "
             "postgresql+psycopg://user:password@host/database, or an Optuna storage."
@@ -192,7 +193,10 @@ def _location(place: str | os.PathLike[str]) -> tuple[URL, Path | None]:
             raise InvalidArgumentError(
                 f"storage={text!r} is not a database URL, such as postgresql+psycopg://user:password@host/database."
             ) from error
-        return url, Path(str(url.database)) if _is_sqlite(url) and url.database not in NO_FILE else None
+        file = Path(str(url.database)) if _is_sqlite(url) and url.database not in NO_FILE else None
+        if file is not None and not file.parent.is_dir():
+            raise ResultsFileError(f"storage={text!r}: there is no folder {file.parent}. Make it, or give another one.")
+        return url, file
     path = Path(text)
     return URL.create("sqlite", database=str(path)), path
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -146,9 +146,15 @@ def sparsities(
     return vector
 
 
-def is_number(value: Any) -> bool:
-    """Whether ``value`` is a real number and not a bool."""
-    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether ``value`` is a real number, not a bool, that a float can hold."""
+    if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> None:

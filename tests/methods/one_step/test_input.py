@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from channelwise.errors import (
 )
 from channelwise.execution import where
 from channelwise.io.lock import locked
-from channelwise.methods import OneStepPruningRunner
+from channelwise.methods import IterativePruningRunner, OFAPruner, OneStepPruningRunner
 from tests.methods.searched import INPUTS, LOADER, Logged, Wide, wide
 
 Runner = Callable[..., OneStepPruningRunner]
@@ -61,6 +62,7 @@ def file(tmp_path: Path) -> Path:
         ({"num_subnet": 2.5}, r"num_subnet must be an integer of at least 1, not 2\.5"),
         ({"removal_ratio": 1.0}, r"removal_ratio=1\.0: must be the fraction of MACs to remove, between 0 and 1"),
         ({"removal_ratio": 50}, r"For 50 % give 0\.5"),
+        ({"removal_ratio": 10**400}, r"removal_ratio=10+: must be a number, the fraction of MACs to remove"),
         ({"removal_ratio": None}, r"Give removal_ratio .*params_ratio"),
         ({"params_ratio": "half"}, r"params_ratio='half': must be a number"),
         ({"channel_divisible": 0}, r"channel_divisible must be an integer of at least 1"),
@@ -217,3 +219,33 @@ def test_frozen_network_is_said() -> None:
 
     with pytest.raises(NothingToPruneError, match="all channels are frozen"):
         OneStepPruningRunner(Fixed().eval(), INPUTS, quiet=True).search(eval_fn=lambda model: 0.0)
+
+
+@pytest.mark.parametrize("folder", [None, "", 3])
+@pytest.mark.parametrize("kind", [OneStepPruningRunner, IterativePruningRunner, OFAPruner])
+def test_a_folder_that_is_none_is_refused_where_it_is_given(kind: Any, folder: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"folder=.*must be a path"):
+        kind(wide(), INPUTS, folder=folder, quiet=True)
+
+
+@pytest.mark.parametrize("storage", ["", "a\0b", b"a", 5])
+def test_a_storage_that_is_no_place_is_refused(tmp_path: Path, logged: Logged, storage: Any) -> None:
+    runner = OneStepPruningRunner(wide(), INPUTS, folder=tmp_path, storage=storage, quiet=True)
+    with pytest.raises(InvalidArgumentError, match=r"storage=.*must be the path of a file, a database URL"):
+        runner.search(eval_fn=logged, num_subnet=2)
+
+
+def test_a_database_url_makes_no_folders(tmp_path: Path, logged: Logged) -> None:
+    runner = OneStepPruningRunner(wide(), INPUTS, folder=tmp_path, storage=f"sqlite:///{tmp_path}/a/b", quiet=True)
+    with pytest.raises(ResultsFileError, match=r"storage='sqlite:///.*/a/b': there is no folder .*/a\. Make it"):
+        runner.search(eval_fn=logged, num_subnet=2)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_smaller_number_of_candidates_than_there_are_is_no_news(
+    runner: Runner, logged: Logged, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner().search(eval_fn=logged, num_subnet=3)
+    with caplog.at_level(logging.INFO):
+        runner().search(eval_fn=logged, num_subnet=2)
+    assert "has 3 candidates, nothing is evaluated again" in caplog.text

@@ -135,9 +135,9 @@ class Iterative:
         if target is not None:
             check_kinds((target, "target", Target, "Target(macs=0.5)"))
         tolerated = check_threshold(threshold) if threshold is not None else None
-        check_path("spec_path", spec_path)
+        check_path("spec_path", spec_path, optional=True)
         check_mode(mode)
-        check_path("pruning_info_path", pruning_info_path)
+        check_path("pruning_info_path", pruning_info_path, optional=True)
         structure, model, channels = self.graph.structure, self.graph.model, self.channels
         if not structure.groups:
             raise NothingToPruneError(f"No channel group is left to prune: all channels are frozen, {SAYS_WHY}.")

@@ -341,7 +341,7 @@ class OFAPruner:
             InvalidArgumentError: ``pareto`` is neither.
             ResultsFileError: it cannot be written.
         """
-        check_path("path", path)
+        check_path("path", path, optional=True)
         save_pareto(pareto, path)
 
     def load_subnet_config(self, path: str | os.PathLike[str]) -> Any:
@@ -350,7 +350,7 @@ class OFAPruner:
         Raises:
             ResultsFileError: no such file, damaged, of another version, or of another supernet.
         """
-        check_path("path", path)
+        check_path("path", path, optional=True)
         return load_pareto(path, self._latest.built if self._latest is not None else None)
 
     def _supernet(self) -> Supernet:

@@ -177,7 +177,7 @@ class OneStep:
             EvaluationError: the repair failed.
         """
         check_mode(mode)
-        check_path("pruning_info_path", pruning_info_path)
+        check_path("pruning_info_path", pruning_info_path, optional=True)
         graph, repair = self.graph, self.repair
         results = self.results(target)
         trial = results.best if index is None else results.candidate(index)
