@@ -103,6 +103,16 @@ class Large(Square):
         self.weights = bytes(1 << 20)
 
 
+class HangsUnpacking(Square):
+    """What makes the model, or an import, never returns."""
+
+    def __init__(self) -> None:
+        self.state = 1
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        time.sleep(3600)
+
+
 class DiesUnpacking(Square):
     """What a program without a main guard looks like from outside: the worker ends before it is ready."""
 

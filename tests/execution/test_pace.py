@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import signal
+import time
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from channelwise.execution.pace import Pace
 from channelwise.execution.where import Where
 from channelwise.execution.workers import WorkerPool
 from tests.execution.contract import tasks
-from tests.execution.jobs import Meeting, Square
+from tests.execution.jobs import HangsUnpacking, Meeting, Square
 
 CPU = torch.device("cpu")
 
@@ -49,6 +52,35 @@ def test_a_worker_left_hanging_by_an_earlier_run_is_replaced_too() -> None:
         pool._workers[0].task = tasks("hang")[0]
         pool._send(pool._workers[0], "hang")
         assert [result.score for result in pool.run(tasks(3))] == [9]
+    finally:
+        pool.close()
+
+
+def test_a_worker_that_is_never_ready_is_said_and_ended_after_the_timeout(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pace, "START_SECONDS", 0.1)
+    pool = WorkerPool(HangsUnpacking(), [CPU], timeout=4.0)
+    try:
+        with pytest.raises(EvaluationError, match=r"before it was ready \(it was ended after \d s\)"):
+            list(pool.run(tasks(1)))
+    finally:
+        pool.close()
+    assert caplog.text.count("Does importing the program, or what makes the model, hang?") == 1
+
+
+def test_a_worker_that_is_never_ready_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "START_SECONDS", 0.1)
+    pool = WorkerPool(Square(), [CPU] * 2)
+    try:
+        hanging = pool._workers[1].process
+        assert hanging.pid is not None
+        os.kill(hanging.pid, signal.SIGSTOP)
+        assert sorted(result.score or 0 for result in pool.run(tasks(1, 2, 3))) == [1, 4, 9]
+        pool._timeout = 0.2
+        time.sleep(0.3)
+        pool._overdue()
+        assert pool._workers[1].process is not hanging
     finally:
         pool.close()
 

@@ -7,11 +7,11 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from channelwise.errors import EvaluationError
-from channelwise.execution import Result, Task
+from channelwise.execution import Result, Task, pace
 from channelwise.execution.evaluator import failed
 from channelwise.execution.messages import Broken, Died, Message, Raised, Ready, Scored, exception
 from channelwise.execution.pace import Pace
@@ -28,13 +28,13 @@ WAKE_SECONDS = 1.0
 class Worker:
     """What a crew knows of a worker. A stale one is busy for a run that its caller has left.
 
-    ``since``: when it got its task, by `time.monotonic`. ``slow``: its task has been said to take long.
+    ``since``: when it got its task, or was started, by `time.monotonic`. ``slow``: that has been said to take long.
     """
 
     task: Task | None = None
     ready: bool = False
     stale: bool = False
-    since: float = 0.0
+    since: float = field(default_factory=time.monotonic)
     slow: bool = False
 
 
@@ -44,11 +44,14 @@ W = TypeVar("W", bound=Worker)
 class Crew(ABC, Generic[W]):
     """Workers that each hold the job and take one task at a time; one that dies is replaced and its task repeated.
 
-    ``timeout``: seconds after which the worker of a task is ended and replaced, and the task has failed.
+    ``timeout``: seconds after which the worker of a task is ended and replaced, and the task has failed. Also one that
+    is not ready after that time and `pace.START_SECONDS`.
     """
 
     max_failed_starts = 1
     """So many workers in a row that die before they are ready end the run; MAX_DEATHS once any was ready."""
+    starts_at_once = True
+    """Whether a worker that is not ready does something, and does not wait for a place."""
 
     def __init__(self, timeout: float | None = None) -> None:
         self._workers: list[W] = []
@@ -86,13 +89,15 @@ class Crew(ABC, Generic[W]):
                 self._send(free, task.payload)
 
     def _overdue(self) -> list[Result | None]:
-        """End the workers whose tasks have taken longer than the timeout; say which are slow."""
+        """End the workers whose tasks, or whose start, have taken longer than the timeout; say which are slow."""
         found: list[Result | None] = []
         limit = self._pace.limit
         for index, worker in enumerate(self._workers):
-            if worker.task is None:
-                continue
             task, seconds = worker.task, time.monotonic() - worker.since
+            if task is None:
+                if not worker.ready and self.starts_at_once and seconds > pace.START_SECONDS:
+                    self._late(index, seconds)
+                continue
             if self._timeout is not None and seconds > self._timeout:
                 who = self._who(worker)
                 self._workers[index] = self._replacement(worker)
@@ -103,9 +108,22 @@ class Crew(ABC, Generic[W]):
                 found.append(None if worker.stale else Result(task, None, seconds, error))
             elif limit is not None and seconds > limit and not worker.slow:
                 worker.slow = True
-                advice = " A timeout= would end it." if self._timeout is None else ""
-                log.warning("%s%s", self._pace.slow(task.label, seconds, f"in {self._who(worker)}"), advice)
+                log.warning("%s%s", self._pace.slow(task.label, seconds, f"in {self._who(worker)}"), self._advice)
         return found
+
+    def _late(self, index: int, seconds: float) -> None:
+        """Say that a worker has not become ready; end it after the timeout."""
+        worker = self._workers[index]
+        if self._timeout is not None and seconds > self._timeout:
+            log.warning("%s was not ready after %.0f s and is ended.", self._who(worker), seconds)
+            self._bury(index, Died(f"it was ended after {seconds:.0f} s"))
+        elif not worker.slow:
+            worker.slow = True
+            log.warning("%s%s", pace.not_ready(seconds, self._who(worker)), self._advice)
+
+    @property
+    def _advice(self) -> str:
+        return " A timeout= would end it." if self._timeout is None else ""
 
     def _settle(self, index: int, message: Message, again: deque[Task], deaths: Counter[int]) -> Result | None:
         worker = self._workers[index]

@@ -11,6 +11,9 @@ FEW = 5
 LEAST_SECONDS = 10.0
 """Quicker evaluations are never said to be slow."""
 
+START_SECONDS = 60.0
+"""A worker that is not ready after so long is said, and ended where the timeout is not longer."""
+
 
 class Pace:
     """The seconds that the evaluations so far have taken."""
@@ -37,3 +40,11 @@ class Pace:
             f"Evaluating {label} has taken {seconds:.0f} s so far {where}; the median is {self.median:.3g} s. Does "
             "eval_fn hang, or is the process stopped?"
         )
+
+
+def not_ready(seconds: float, who: str) -> str:
+    """What is said of a worker that does not become ready."""
+    return (
+        f"{who[0].upper()}{who[1:]} has not been ready for {seconds:.0f} s. Does importing the program, or what makes "
+        "the model, hang?"
+    )

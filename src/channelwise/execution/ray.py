@@ -76,6 +76,7 @@ class RayCluster(Crew[_Actor]):
     """
 
     max_failed_starts = MAX_DEATHS
+    starts_at_once = False
 
     def __init__(
         self,
@@ -187,8 +188,9 @@ class RayCluster(Crew[_Actor]):
         self._patient_until = None
         if not any(worker.ready for worker in self._workers):
             log.warning(
-                "No worker has a place on the Ray cluster yet, each needs %d GPUs and %d CPUs; `ray status` tells who "
-                "holds them. Waiting.", self._slot.gpus, self._slot.cpus
+                "No worker on the Ray cluster is ready yet, each needs %d GPUs and %d CPUs; `ray status` tells who "
+                "holds them. Waiting. If the workers have them, does what makes the model hang?",
+                self._slot.gpus, self._slot.cpus,
             )  # fmt: skip
 
 
