@@ -140,7 +140,9 @@ def test_another_model_is_refused_by_name_and_shapes() -> None:
     _, found = conv_net()
     other = ConvNet()
     other.conv1 = nn.Conv2d(3, 9, 3)
-    with pytest.raises(InvalidArgumentError, match=r"'conv1.weight' had shape \(8, 3, 3, 3\) .* and has \(9, 3, 3, 3\) now"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"'conv1.weight' had shape \(8, 3, 3, 3\) .* and has \(9, 3, 3, 3\) now"
+    ):
         slim_model(other, found, select(found, conv1=[0]))
     with pytest.raises(InvalidArgumentError, match=r"ReLU has no tensor 'conv1.weight'"):
         slim_model(nn.ReLU(), found, select(found, conv1=[0]))
