@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
 from channelwise.io.process import Process, this_process
-from channelwise.search import Candidate, open_study, signs
+from channelwise.search import Candidate, Trial, open_study, signs
 from channelwise.search.patience import Patient
 from channelwise.search.storage import Storage
 from tests.search.searches import climb, space
@@ -88,6 +88,40 @@ def test_several_drivers_share_a_search_without_doing_anything_twice(tmp_path: P
         assert two.ask() is None
     assert len({tuple(c.counts.values()) for c in asked}) == 14
     assert len({c.number for c in asked}) == 14
+
+
+def test_what_others_have_finished_is_looked_at_once(tmp_path: Path) -> None:
+    storage = shared(tmp_path / "all.db")
+    with (
+        open_study(space(), "Net", storage=storage, budget=30) as one,
+        open_study(space(), "Net", storage=storage, budget=30) as two,
+    ):
+        mine = two.ask()
+        assert mine is not None
+        climb(one, 12)
+        two._read()
+        known = two._trials.by_number
+        assert {trial.state for number, trial in known.items() if number != mine.number} == {"complete"}
+        looked = Watched(known)
+        two._trials.by_number = looked
+        two._read()
+        assert looked.at == [mine.number]
+        climb(one, 2)
+        two._read()
+        assert looked.at == [mine.number] * 2 + [13, 14]
+        assert len(two.results.complete) == 14
+
+
+class Watched(dict[int, Trial]):
+    """Trials, and which of them were looked at."""
+
+    def __init__(self, trials: dict[int, Trial]) -> None:
+        super().__init__(trials)
+        self.at: list[int] = []
+
+    def get(self, number: int, default: Any = None) -> Any:
+        self.at.append(number)
+        return super().get(number, default)
 
 
 def test_a_driver_that_was_slower_withdraws_the_same_candidate(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import weakref
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from channelwise.errors import InvalidArgumentError
 from channelwise.io.process import Process, this_process
@@ -76,6 +77,7 @@ class SearchStudy:
         self._trials = Trials(space, key)
         self._ids: dict[int, int] = {}
         self._mine: set[int] = set()
+        self._unread = 0
         _STUDIES.add(self)
         self._read()
         self._signs = Signs(storage, study_id)
@@ -294,7 +296,10 @@ class SearchStudy:
         """Learn what is in the storage."""
         with self._storage.errors():
             stored = self._storage.optuna.get_all_trials(self._id, deepcopy=False)
-        for frozen in stored:
+        # They are in order of number, and of those read before only the unfinished can have changed.
+        old = [bisect_left(stored, number, key=_number) for number in self._trials.unfinished]
+        new = range(bisect_left(stored, self._unread, key=_number), len(stored))
+        for frozen in (stored[place] for place in (*old, *new)):
             self._trials.last = max(self._trials.last, frozen.number)
             known = self._trials.by_number.get(frozen.number)
             if known is not None and known.state != "running":
@@ -304,11 +309,16 @@ class SearchStudy:
                 self._trials.keep(trial)
             elif known is not None:
                 self._trials.forget(frozen.number)
+        self._unread = stored[-1].number + 1 if stored else 0
 
     def _trial_id(self, number: int) -> int:
         if number not in self._ids:
             self._ids[number] = self._storage.optuna.get_trial_id_from_study_id_trial_number(self._id, number)
         return self._ids[number]
+
+
+def _number(trial: FrozenTrial) -> int:
+    return trial.number
 
 
 def _different(counts: Sequence[np.ndarray]) -> list[np.ndarray]:
