@@ -311,7 +311,8 @@ def test_parents_are_kept_up_to_date_as_if_they_were_found_anew(pruner: OFAPrune
     front = Front(window, step)
     for n, known in enumerate(rng.permutation(np.array(finished, object))):
         front.add(known)
-        seen = [k for k in finished if k in front]
+        missing = set(front.not_added(finished))
+        seen = [k for k in finished if k not in missing]
         assert len(seen) == n + 1
         macs = {k.number: float(window.space.macs(window.snapped(k.vector[None])[0])) for k in seen}
         unbeaten = {k.number for k in seen if not any(_beats(other, k, macs) for other in seen)}

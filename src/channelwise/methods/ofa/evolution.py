@@ -95,7 +95,7 @@ class FrontEvolution:
         space: Any = request.space
         assert isinstance(space, WindowSpace)
         front = _FRONTS.get(space, {}).get(self.step)
-        new = request.finished if front is None else [known for known in request.finished if known not in front]
+        new = request.finished if front is None else front.not_added(request.finished)
         if front is None or len(front) + len(new) != len(request.finished):
             # Of another search in the same space.
             front, new = Front(space, self.step), request.finished

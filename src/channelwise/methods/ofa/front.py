@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Sequence
+from itertools import filterfalse
 
 import numpy as np
 
@@ -23,6 +25,7 @@ class Front:
     def __init__(self, space: WindowSpace, step: float) -> None:
         self._space, self._step = space, step
         self._known: dict[int, Known] = {}
+        self._added: set[Known] = set()
         # Merits do not fall along it.
         self._unbeaten: list[Place] = []
         self._best: dict[int, Place] = {}
@@ -30,13 +33,15 @@ class Front:
     def __len__(self) -> int:
         return len(self._known)
 
-    def __contains__(self, known: Known) -> bool:
-        return self._known.get(known.number) is known
+    def not_added(self, finished: Sequence[Known]) -> list[Known]:
+        """Those that have not been added yet."""
+        return list(filterfalse(self._added.__contains__, finished))
 
     def add(self, known: Known) -> None:
         """Take a finished subnet into account."""
         assert known.merit is not None
         self._known[known.number] = known
+        self._added.add(known)
         macs = float(self._space.space.macs(self._space.snapped(known.vector[None])[0]))
         place = (macs, -known.merit, known.number)
         bucket = int(buckets(macs, self._step))
