@@ -26,6 +26,8 @@ def test_folders_and_pipes_are_refused_by_name_and_not_waited_for(
             reader(path)
     with pytest.raises(ResultsFileError, match=r"There is no file .*missing"):
         reader(tmp_path / "missing")
+    with pytest.raises(ResultsFileError, match=r"Cannot read xxx.*too long"):
+        reader(Path("x" * 400))
 
 
 def test_a_file_comes_back_as_it_is(tmp_path: Path) -> None:

@@ -103,11 +103,14 @@ def test_other_file_is_refused(path: Path, structure: Structure) -> None:
         SensitivityFile(path, "Net", structure).load()
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"format": "channelwise-sensitivity"}\n'])
-def test_file_without_a_header_is_refused(path: Path, structure: Structure, content: str) -> None:
+@pytest.mark.parametrize("content", ["", "{", "a text", "a text\n", '{"format": "channelwise-sensitivity"}\n'])
+def test_file_without_a_header_is_refused(
+    path: Path, structure: Structure, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
     path.write_text(content)
-    with pytest.raises(ResultsFileError, match="line 1"):
+    with pytest.raises(ResultsFileError, match="line 1: this is another kind of file"):
         SensitivityFile(path, "Net", structure).load()
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

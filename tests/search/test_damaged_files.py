@@ -102,6 +102,28 @@ def test_a_folder_in_its_place_is_told(forced: bool, tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("target", ["/nowhere/Net.search", "Net.search"], ids=["nowhere", "itself"])
+def test_forced_sets_a_link_aside_where_nothing_can_be(target: str, tmp_path: Path) -> None:
+    path = tmp_path / "Net.search"
+    path.symlink_to(target)
+    with (
+        pytest.raises(ResultsFileError, match=rf"it is a link to {target}.*forced=True"),
+        open_study(space(), "Net", storage=path, budget=2),
+    ):
+        pass
+    with open_study(space(), "Net", storage=path, budget=2, forced=True) as study:
+        climb(study)
+    assert not path.is_symlink()
+    assert os.readlink(tmp_path / "Net.search.bak") == target
+
+
+@pytest.mark.parametrize(("scheme", "told"), [("", "too long"), ("sqlite:///", "there is no folder")])
+def test_too_long_a_path_is_told(scheme: str, told: str) -> None:
+    place = scheme + "x" * 400 + "/a"
+    with pytest.raises(ResultsFileError, match=f"xxx.*{told}"), open_study(space(), "N", storage=place, budget=2):
+        pass
+
+
 def test_what_a_kill_left_of_a_copy_goes_with_the_next(path: Path) -> None:
     (path.parent / ".Net.search.bak.0123456789ab.tmp").write_text("half of a copy")
     with open_study(space(), "Net", storage=path, budget=3, forced=True) as study:

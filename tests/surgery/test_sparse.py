@@ -25,7 +25,7 @@ from channelwise.structure import Structure
 from channelwise.surgery.cuts import cut_tensors
 from channelwise.surgery.guard import SparseGuard
 from channelwise.surgery.slicing import removed_mask, slim_state_dict
-from channelwise.surgery.slim import slim_model, sparse_state_dict
+from channelwise.surgery.slim import attach_sparse_state_dict, slim_model, sparse_state_dict
 from channelwise.surgery.sparse import masked_model, sparse_model
 from channelwise.tensors import named_tensors
 from tests.surgery.small_networks import (
@@ -386,6 +386,15 @@ def test_slim_state_dict_follows_the_model(how: str) -> None:
     slim = slim_model(conv_net()[0], found, selection)
     slim.load_state_dict(model.slim_state_dict(), strict=True)
     torch.testing.assert_close(slim.eval()(x), model.eval()(x))
+
+
+def test_state_dicts_go_into_a_plain_dict() -> None:
+    sparse, found, selection = sparse_net()
+    slim = attach_sparse_state_dict(slim_model(conv_net()[0], found, selection), found, selection)
+    for write in (sparse.slim_state_dict, slim.sparse_state_dict):
+        given: dict[str, torch.Tensor] = {}
+        assert write(given, "p.") is given
+        assert list(given) == [f"p.{name}" for name in sparse.state_dict()]
 
 
 def test_slim_and_sparse_state_dicts_are_inverse() -> None:

@@ -30,6 +30,26 @@ def test_a_rule_that_fails_is_no_constant_of_the_user(monkeypatch, caplog):
     assert graph.macs() == 4 * 8 + 8 * 2
 
 
+@pytest.mark.parametrize("form", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+def test_sparse_tensors_made_in_forward_are_followed(form):
+    model = Mixed(form).eval()
+    x = torch.randn(3, 4)
+    graph = cw.trace(model, x)
+    selection = graph.select(sparsity=0.5)
+    slim = graph.slim(selection)
+    assert slim.a.out_features == 4
+    torch.testing.assert_close(slim(x), graph.sparse(selection).eval()(x))
+
+
+class Mixed(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.a, self.b, self.form = nn.Linear(4, 8), nn.Linear(8, 2), form
+
+    def forward(self, x):
+        return self.b(self.form(torch.eye(3)) @ self.a(x).relu())
+
+
 class Lower(nn.Module):
     def forward(self, x):
         return x.tril()

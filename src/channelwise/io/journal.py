@@ -13,12 +13,13 @@ from typing import Any
 from channelwise.errors import ResultsFileError
 from channelwise.io.atomic import write, writing
 from channelwise.io.held import write_all
-from channelwise.io.reading import read
+from channelwise.io.reading import exists, read
 from channelwise.io.record import checksum
 
 log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 1.0
+NO_JOURNAL = "this is another kind of file, or it was edited or damaged"
 
 
 class Journal:
@@ -35,7 +36,7 @@ class Journal:
         self._synced = 0.0
 
     def exists(self) -> bool:
-        return self.path.exists()
+        return exists(self.path)
 
     def create(self, *records: dict[str, Any]) -> None:
         """Begin the file anew with ``records``, atomically."""
@@ -59,7 +60,7 @@ class Journal:
     def read(self) -> list[tuple[int, dict[str, Any]]]:
         """All records with their line numbers (from 1)."""
         lines = read(self.path).split(b"\n")
-        if lines.pop():
+        if lines.pop() and lines:
             log.warning("%s: dropped line %d, cut short when a run was killed.", self.path, len(lines) + 1)
         return [(number, self._parse(number, line)) for number, line in enumerate(lines, start=1)]
 
@@ -69,7 +70,7 @@ class Journal:
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict) or record.pop("check", None) != checksum(record):
-            raise self.damaged(number, "it was edited or damaged")
+            raise self.damaged(number, "it was edited or damaged" if number > 1 else NO_JOURNAL)
         return record
 
     def damaged(self, number: int, why: str) -> ResultsFileError:

@@ -34,9 +34,9 @@ def read_json(path: str | os.PathLike[str], kind: type[Model]) -> Model:
     try:
         return kind.model_validate_json(read(path))
     except ValidationError as error:
+        title = kind.model_config.get("title", kind.__name__)
         raise ResultsFileError(
-            f"{path} is damaged or not a {kind.__name__} file: {first_problem(error)}. Restore it, or have it "
-            "written anew."
+            f"{path} is damaged or not a {title} file: {first_problem(error)}. Restore it, or have it written anew."
         ) from error
 
 

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from channelwise.errors import ResultsFileError
 from channelwise.io.atomic import writing
-from channelwise.io.journal import Journal
+from channelwise.io.journal import NO_JOURNAL, Journal
+from channelwise.io.reading import check_readable
 from channelwise.io.record import Record, first_problem
 from channelwise.select.budget import counts_for_sparsity
 from channelwise.structure import Structure, other_groups
@@ -117,7 +118,7 @@ class SensitivityFile:
             return None
         lines = self._journal.read()
         if not lines:
-            raise self._journal.damaged(1, "the header is missing")
+            raise self._journal.damaged(1, NO_JOURNAL)
         self._check_header(*lines[0], measured=[line.get("group") for _, line in lines[1:]])
         sensitivity = Sensitivity()
         sizes = self._structure.full()
@@ -137,6 +138,8 @@ class SensitivityFile:
 
     def begin(self, plan: Plan, *, anew: bool) -> None:
         """Record the plan together with the next result; ``anew`` replaces the file at that moment."""
+        if self._journal.exists():
+            check_readable(self.path)  # a folder cannot be replaced
         self._pending = [self._header, plan] if anew else [plan]
 
     def append(self, measured: Measurement) -> None:

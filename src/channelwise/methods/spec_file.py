@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from channelwise.errors import InvalidArgumentError, ResultsFileError
 from channelwise.io.atomic import writing
+from channelwise.io.reading import exists
 from channelwise.io.record import Record, checksum, read_json, write_json
 from channelwise.report import Summary
 from channelwise.selection import Selection
@@ -32,7 +33,7 @@ class GroupSpec(Record):
     check: str | None = None
 
 
-class Spec(Record):
+class Spec(Record, title="spec"):
     """A .spec file. ``removal_ratio`` is the fraction of MACs removed. Groups left out stay full."""
 
     format: Literal["channelwise-spec"] = "channelwise-spec"
@@ -134,7 +135,7 @@ def _version(path: str | os.PathLike[str]) -> int:
 
 def _move_foreign(path: Path, digest: str) -> None:
     """Set aside a file of another network that has the same name: two models may share a class name."""
-    if not path.exists():
+    if not exists(path):
         return
     try:
         if read_json(path, Spec).digest == digest:

@@ -14,6 +14,7 @@ from typing import Any
 
 from channelwise.errors import ResultsFileError
 from channelwise.io.atomic import replacing, writing
+from channelwise.io.reading import exists
 from channelwise.search.failures import damaged, storage_errors
 
 BUSY_SECONDS = 60
@@ -49,7 +50,10 @@ def engine_options(path: Path, *, query: bool, read_only: bool) -> dict[str, Any
 
 def check_is_sqlite(path: Path) -> None:
     """Raise ResultsFileError for a file that is no SQLite database or is damaged."""
-    if not path.exists():
+    if not exists(path):
+        target = os.path.realpath(path)
+        if path.is_symlink() and (os.path.islink(target) or not os.path.isdir(os.path.dirname(target))):
+            raise damaged(path, f"it is a link to {os.readlink(path)}, where nothing can be")
         return
     if not path.is_file():
         raise ResultsFileError(f"{path} is no file but a folder or a device. Move it away, or use another folder.")
@@ -64,7 +68,7 @@ def check_is_sqlite(path: Path) -> None:
 
 def in_read_only_folder(path: Path) -> bool:
     """Whether there is such a file and nothing can be written beside it, which SQLite needs even to read."""
-    return path.exists() and not os.access(path.parent, os.W_OK)
+    return exists(path) and not os.access(path.parent, os.W_OK)
 
 
 @contextmanager
@@ -88,7 +92,7 @@ def set_aside(path: Path) -> None:
         source, aside = Path(f"{path}{ending}"), Path(f"{path}.bak{ending}")
         with writing(aside):
             aside.unlink(missing_ok=True)
-            if source.exists():
+            if os.path.lexists(source):
                 os.replace(source, aside)
 
 

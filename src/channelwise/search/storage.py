@@ -21,6 +21,7 @@ from channelwise.io.atomic import writing
 from channelwise.io.journal import SYNC_SECONDS
 from channelwise.io.lock import locked
 from channelwise.io.paths import is_path
+from channelwise.io.reading import exists
 from channelwise.search import rows, sqlite
 from channelwise.search.failures import UnusableFileError, storage_errors
 from channelwise.search.patience import Patient
@@ -156,7 +157,7 @@ def opened(
         with _connected(url, None) as storage:
             yield storage
         return
-    if not lock and not path.exists():
+    if not lock and not exists(path):
         raise ResultsFileError(f"There is no file {path}. Call search() first.")
     if sqlite.in_read_only_folder(path) and not forced:
         with sqlite.copied(path) as copy, _connected(url, path, copy=copy) as storage:
@@ -194,7 +195,7 @@ def _location(place: str | os.PathLike[str]) -> tuple[URL, Path | None]:
                 f"storage={text!r} is not a database URL, such as postgresql+psycopg://user:password@host/database."
             ) from error
         file = Path(str(url.database)) if _is_sqlite(url) and url.database not in NO_FILE else None
-        if file is not None and not file.parent.is_dir():
+        if file is not None and not os.path.isdir(file.parent):
             raise ResultsFileError(f"storage={text!r}: there is no folder {file.parent}. Make it, or give another one.")
         return url, file
     path = Path(text)

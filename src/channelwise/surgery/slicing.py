@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,9 @@ def placed(state: dict[str, Any], destination: Any, prefix: str) -> Any:
     if metadata is not None:
         known = getattr(result, "_metadata", None)
         if known is None:
-            known = result._metadata = OrderedDict()
+            known = OrderedDict()
+            with suppress(AttributeError):  # a plain dict has none
+                result._metadata = known
         known.update((f"{prefix}{path}" if path else prefix[:-1], entry) for path, entry in metadata.items())
     return result
 

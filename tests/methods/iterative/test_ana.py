@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -151,6 +152,28 @@ def test_interrupted_analysis_keeps_what_it_finished(
     runner().ana(counted)
     assert counted.calls() == evaluations() + 1
     assert not sens.with_name("Net.sens.lock").exists()
+
+
+def test_deleted_folder_is_told(runner: Runner, sens: Path, counted: Counted, caplog: pytest.LogCaptureFixture) -> None:
+    def deleting(model: nn.Module) -> float:
+        if counted.calls() == 4:
+            shutil.rmtree(sens.parent)
+        return counted(model)
+
+    with pytest.raises(ResultsFileError, match="Cannot write"):
+        runner().ana(deleting)
+    assert f"{sens} was deleted while the analysis was running" in caplog.text
+    assert "are kept" not in caplog.text
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_folder_in_its_place_is_told_before_anything_is_evaluated(
+    runner: Runner, counted: Counted, sens: Path, forced: bool
+) -> None:
+    sens.mkdir(parents=True)
+    with pytest.raises(ResultsFileError, match=r"Net\.sens is a folder.* move it away"):
+        runner().ana(counted, forced=forced)
+    assert counted.calls() == 0
 
 
 def test_error_in_eval_fn_names_the_group_and_keeps_what_was_finished(runner: Runner, sens: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 
 from channelwise.api import ChannelGraph
@@ -153,6 +154,8 @@ class Analysis:
     def _so_far(self, finished: int, total: int) -> str:
         if not finished:
             return "No evaluation of this run was finished."
+        if not os.path.exists(self._file.path):
+            return f"{self._file.path} was deleted while the analysis was running, and what it held is lost."
         return (
             f"{finished} of {plural(total, 'evaluation')} of this run are kept in {self._file.path}; "
             "ana goes on from there when it is called again."

@@ -23,7 +23,7 @@ Pareto = dict[str, dict[str, Any]]
 """By MACs in millions, rounded ("230"): net_id, mode, the metric, flops, macs and params (millions), subnet_setting."""
 
 
-class ParetoFile(Record):
+class ParetoFile(Record, title="subnet config"):
     """`Pareto` as JSON."""
 
     format: Literal["channelwise-subnets"] = "channelwise-subnets"
@@ -32,7 +32,7 @@ class ParetoFile(Record):
     check: str | None = None
 
 
-class SettingFile(Record):
+class SettingFile(Record, title="subnet setting"):
     """One setting as JSON."""
 
     format: Literal["channelwise-setting"] = "channelwise-setting"
@@ -41,7 +41,7 @@ class SettingFile(Record):
     check: str | None = None
 
 
-class _Bare(RootModel[Any]):
+class _Bare(RootModel[Any], title="subnet config"):
     """Any JSON."""
 
 

@@ -87,6 +87,8 @@ class Window:
                 raise InvalidArgumentError(
                     f"{name}={value!r}: must be a positive, finite number, MACs in millions; left out, it is no limit."
                 )
+        if self.step < 1e-6:
+            raise InvalidArgumentError(f"{step}={self.step!r}: is less than one MAC, which is 1e-06 million.")
         if self.low > self.high:
             raise InvalidArgumentError(f"{least}={self.low:g} is above {most}={self.high:g} (MACs in millions).")
 
