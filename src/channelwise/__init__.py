@@ -26,6 +26,8 @@ _HOME = {
     "IterativePruningRunner": "channelwise.methods",
     "OneStepPruningRunner": "channelwise.methods",
     "OFAPruner": "channelwise.methods",
+    "prune": "channelwise.methods.prune",
+    "Pruned": "channelwise.methods.prune",
     "sandwich": "channelwise.methods.ofa",
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "OFAPruner",
     "OneStep",
     "OneStepPruningRunner",
+    "Pruned",
     "Repair",
     "SearchOptions",
     "Selection",
@@ -49,6 +52,7 @@ __all__ = [
     "__version__",
     "fixer",
     "load",
+    "prune",
     "ranking",
     "recovery",
     "sandwich",
@@ -73,6 +77,7 @@ if TYPE_CHECKING:
         Target,
     )
     from channelwise.methods.ofa import sandwich
+    from channelwise.methods.prune import Pruned, prune
     from channelwise.selection import Selection
     from channelwise.surgery import fixer, load, save
 

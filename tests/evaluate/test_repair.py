@@ -86,9 +86,9 @@ def test_model_that_layerwise_compensation_cannot_follow_is_re_fitted_as_candida
         batch.view(-1)[0] = sign
     repair = Repair(images)
     slim = repaired_slim(graph, selection, repair, refit=True)
-    assert "Re-fitted as the candidates of the search were" in caplog.text
+    assert "The repairs layer by layer are left out." in caplog.text
     candidate = graph.slim(selection).eval()
-    repair.repairer(graph)(candidate, graph.model, graph.structure, selection)
+    repair.repairer(graph, refit=True)(candidate, graph.model, graph.structure, selection)
     torch.testing.assert_close(slim(IMAGES), candidate(IMAGES))
 
 
@@ -98,7 +98,7 @@ def test_a_calibration_that_asks_for_a_missing_device_is_told_to_follow_the_mode
         model(IMAGES.cuda())
 
     with pytest.raises(EvaluationError, match=r"calibration_fn asks for a device that is not there.*model\.parameters"):
-        Repair(calibration_fn=calibrate).repairer().statistics(wide())
+        Repair(calibration_fn=calibrate).repairer().calibrate(wide())
 
 
 def test_what_fails_is_named() -> None:

@@ -292,3 +292,26 @@ def test_a_loader_that_yields_nothing_is_an_error_and_changes_nothing() -> None:
 
 def test_it_is_reached_from_the_package() -> None:
     assert cw.recovery.recalibrate is recalibrate
+
+
+def test_beside_the_dense_model_nothing_changes_where_nothing_was_pruned() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4))
+    with torch.no_grad():
+        for norm in (model[1], model[4]):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+    model.eval()
+    graph = cw.trace(model, torch.randn(2, 3, 8, 8))
+    full = graph.select(sparsity=0.0)
+    batches = [torch.randn(6, 3, 8, 8) for _ in range(3)]
+    slim = recalibrate(graph.slim(full), batches, graph=graph, selection=full)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(slim.state_dict()[name], value)
+    part = graph.select(sparsity=0.5)
+    kept = part.kept["0"]
+    pruned = recalibrate(graph.slim(part), batches, graph=graph, selection=part)
+    torch.testing.assert_close(pruned[1].running_mean, model[1].running_mean[kept])
+    assert not torch.allclose(pruned[4].running_mean, model[4].running_mean)
+    with pytest.raises(InvalidArgumentError, match="graph= and selection= together"):
+        recalibrate(graph.slim(part), batches, graph=graph)

@@ -7,10 +7,11 @@ from typing import Any
 
 from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError
-from channelwise.inputs.batches import ForwardFn, batches_of, check_forward_fn, check_loader
-from channelwise.inputs.tree import tensors_in
+from channelwise.inputs.batches import ForwardFn, batches_of, check_forward_fn, check_loader, samples_in
 from channelwise.ranking import fingerprint
+from channelwise.recovery.batchnorm import inputs_in_training
 from channelwise.statistics import Grams, gather
+from channelwise.statistics.norms import NormInputs
 
 SAMPLES = 1000
 """So many samples of a loader are used unless the number of batches is given."""
@@ -35,8 +36,8 @@ class Images:
         self.forward_fn = forward_fn
         self._loader, self._count = loader, batches
         self._batches: list[Any] | None = None
-        self._grams: Grams | None = None
-        self._weights = ""  # of the model that the grams are of
+        self._grams: tuple[str, Grams] | None = None
+        self._norms: tuple[str, dict[str, NormInputs]] | None = None
 
     @property
     def batches(self) -> list[Any]:
@@ -49,10 +50,17 @@ class Images:
     def grams(self, graph: ChannelGraph) -> Grams:
         """What the layers of the dense model see on the images, gathered once for its present weights."""
         weights = fingerprint(graph.tensors())
-        if self._grams is None or self._weights != weights:
-            self._grams = gather(graph.model, graph.structure, self.batches, forward_fn=self.forward_fn)
-            self._weights = weights
-        return self._grams
+        if self._grams is None or self._grams[0] != weights:
+            grams = gather(graph.model, graph.structure, self.batches, forward_fn=self.forward_fn)
+            self._grams = weights, grams
+        return self._grams[1]
+
+    def norms(self, graph: ChannelGraph) -> dict[str, NormInputs]:
+        """What its batch norms see, the same."""
+        weights = fingerprint(graph.tensors())
+        if self._norms is None or self._norms[0] != weights:
+            self._norms = weights, inputs_in_training(graph.model, self.batches, self.forward_fn)
+        return self._norms[1]
 
     def come_from(self, loader: Any, batches: int | None, forward_fn: ForwardFn | None) -> bool:
         """Whether these arguments would give the same images."""
@@ -70,7 +78,6 @@ def _enough(batches: Iterator[Any]) -> Iterator[Any]:
     seen = 0
     for batch in batches:
         yield batch
-        first = next(iter(tensors_in(batch)), None)
-        seen += 1 if first is None or not first.dim() else len(first)
+        seen += samples_in(batch)
         if seen >= SAMPLES:
             return

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -17,10 +17,13 @@ from channelwise.evaluate.images import Images
 from channelwise.inputs.batches import ForwardFn
 from channelwise.inputs.check import check_flag
 from channelwise.inputs.devices import device_hint
-from channelwise.recovery import compensate_from_grams, recalibrate
+from channelwise.recovery import compensate_from_grams
+from channelwise.recovery.batchnorm import reestimate, reestimate_beside
 from channelwise.selection import Selection
 from channelwise.statistics import Grams
+from channelwise.statistics.norms import NormInputs
 from channelwise.structure import Structure
+from channelwise.surgery.cuts import cut_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,20 +69,24 @@ class Repair:
         """What batch norms are re-estimated by: "function", "loader" or "no"."""
         return "function" if self.calibration_fn is not None else "loader" if self.images is not None else "no"
 
-    def repairer(self, graph: ChannelGraph | None = None) -> Repairer:
-        """What repairs candidates; with ``graph`` their weights are re-fitted, too. Reads the images.
+    def repairer(self, graph: ChannelGraph | None = None, *, refit: bool = False) -> Repairer:
+        """What repairs candidates, those of ``graph`` or of a supernet; with ``refit`` their weights, too. Reads the
+        images.
 
         Raises:
             InvalidArgumentError: the loader yields nothing.
         """
+        images = self.images
+        pairs = graph is not None and self.calibrates == "loader" and has_batch_norm(graph.model)
         # Also where nobody looks at them: a loader that yields nothing is found here and not in the workers.
-        batches = self.images.batches if self.images is not None else []
+        batches = images.batches if images is not None else []
         return Repairer(
             [] if self.calibration_fn is not None else batches,
-            self.images.forward_fn if self.images is not None else None,
+            images.forward_fn if images is not None else None,
             self.calibration_fn,
             self.calib_args,
-            self.images.grams(graph) if graph is not None else None,
+            images.grams(graph) if images is not None and graph is not None and refit else None,
+            images.norms(graph) if images is not None and graph is not None and pairs else {},
         )
 
 
@@ -92,22 +99,28 @@ class Repairer:
     calibration_fn: Callable[..., Any] | None = None
     calib_args: Sequence[Any] = ()
     grams: Grams | None = None
+    norms: Mapping[str, NormInputs] = field(default_factory=dict)
 
     def __call__(self, candidate: nn.Module, dense: nn.Module, structure: Structure, selection: Selection) -> None:
         """Repair ``candidate``, cut from ``dense`` by ``selection``. Raises EvaluationError that says what failed."""
         if self.grams is not None:
             with _step("Re-fitting the weights"):
                 compensate_from_grams(candidate, dense, structure, selection, self.grams)
-        self.statistics(candidate)
+        if self.calibration_fn is not None:
+            self.calibrate(candidate)
+        elif self.batches and has_batch_norm(candidate):
+            cuts = cut_tensors(structure, selection).tensors
+            with _step("Re-estimating batch norms"):
+                reestimate_beside(candidate, dense, cuts, self.norms, self.batches, self.forward_fn)
 
-    def statistics(self, model: nn.Module) -> None:
-        """Batch-norm statistics: by the user's function if there is one, else from the images."""
+    def calibrate(self, model: nn.Module) -> None:
+        """The user's function; without one, batch norms are re-estimated from the images."""
         if self.calibration_fn is not None:
             with _step("calibration_fn"):
                 self.calibration_fn(model, *self.calib_args)
         elif self.batches and has_batch_norm(model):
             with _step("Re-estimating batch norms"):
-                recalibrate(model, self.batches, forward_fn=self.forward_fn)
+                reestimate(model, self.batches, self.forward_fn)
 
 
 def has_batch_norm(model: nn.Module) -> bool:

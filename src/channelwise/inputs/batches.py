@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, IterableDataset
 from channelwise.errors import ChannelwiseError, EvaluationError, InvalidArgumentError, with_hint
 from channelwise.inputs.calls import misfit, shapes
 from channelwise.inputs.check import check_values, describe, model_device
+from channelwise.inputs.example import number_of_samples
 from channelwise.inputs.tree import mapped, tensors_in
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,11 @@ def _read(loader: Any, batches: int | None) -> Iterator[Any]:
     elif getattr(loader, "drop_last", False):
         why = " drop_last=True leaves out a batch with fewer samples than batch_size."
     raise InvalidArgumentError(f"the loader yields nothing.{why}")
+
+
+def samples_in(batch: Any) -> int:
+    """How many samples a batch of a loader holds, at least 1."""
+    return max(number_of_samples([batch], {}), 1)
 
 
 def forward(model: nn.Module, batch: Any, forward_fn: ForwardFn | None = None) -> Any:

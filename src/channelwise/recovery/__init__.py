@@ -6,5 +6,6 @@ from channelwise.recovery import distillation
 from channelwise.recovery.batchnorm import recalibrate
 from channelwise.recovery.compensate import compensate
 from channelwise.recovery.compensate_from_grams import compensate_from_grams
+from channelwise.recovery.repair import repair
 
-__all__ = ["compensate", "compensate_from_grams", "distillation", "recalibrate"]
+__all__ = ["compensate", "compensate_from_grams", "distillation", "recalibrate", "repair"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
@@ -14,9 +14,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from channelwise.api import ChannelGraph
 from channelwise.errors import EvaluationError, InvalidArgumentError
-from channelwise.inputs.batches import ForwardFn, batches_of, check_loader, evaluating, forward
+from channelwise.inputs.batches import ForwardFn, batches_of, evaluating, forward
 from channelwise.inputs.check import unwrap
+from channelwise.selection import Selection
+from channelwise.statistics.norms import NormInputs, pair
+from channelwise.surgery.clone import clone_module
+from channelwise.surgery.cuts import Cut, cut_tensors
+from channelwise.surgery.slim import check_slim
 from channelwise.tensors import at_least_single, widest
 
 log = logging.getLogger(__name__)
@@ -25,7 +31,13 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def recalibrate(
-    model: nn.Module, loader: Any, batches: int | None = None, *, forward_fn: ForwardFn | None = None
+    model: nn.Module,
+    loader: Any,
+    batches: int | None = None,
+    *,
+    forward_fn: ForwardFn | None = None,
+    graph: ChannelGraph | None = None,
+    selection: Selection | None = None,
 ) -> nn.Module:
     """Re-estimate the statistics of all batch norms, in place: what a pruned network needs first.
 
@@ -48,6 +60,9 @@ def recalibrate(
             are usually enough; batches of 32 and more are best. Shuffled data matters: batches of one class mislead.
         batches: How many batches to read at most; None for all.
         forward_fn: Called as ``forward_fn(model, batch)``, with the batch on the model's device.
+        graph, selection: Give both for a slim model, ``graph.slim(selection)``. Its statistics are then those of the
+            dense model, changed by what pruning changes on the batches (`channelwise.statistics.norms.paired`): they
+            need fewer images, and cost nothing where nothing was pruned. Takes another pass of the dense model.
 
     Returns:
         ``model`` itself.
@@ -58,20 +73,80 @@ def recalibrate(
         EvaluationError: a batch norm saw NaN or infinity.
     """
     inner = unwrap(model)
-    check_loader(loader, batches)
-    norms = {name: m for name, m in inner.named_modules() if isinstance(m, _BatchNorm) and tracks_statistics(m)}
-    if not norms:
-        _say_once(f"{type(inner).__name__} has no batch norm with running statistics: there is nothing to re-estimate.")
+    if graph is None and selection is None:
+        reestimate(inner, batches_of(loader, batches), forward_fn)
         return model
+    if not isinstance(graph, ChannelGraph) or not isinstance(selection, Selection):
+        raise InvalidArgumentError("recalibrate takes graph= and selection= together: those that the slim model is of.")
+    check_slim(inner, graph.structure, selection)
+    # Read once: a loader that shuffles would give the two models other batches.
+    given = list(batches_of(loader, batches))
+    cuts = cut_tensors(graph.structure, selection).tensors
+    reestimate_beside(inner, graph.model, cuts, inputs_in_training(graph.model, given, forward_fn), given, forward_fn)
+    return model
+
+
+Kept = dict[str, list[NormInputs]]
+"""What batch norms saw of every sample, by their names."""
+
+
+def reestimate(
+    model: nn.Module, batches: Iterable[Any], forward_fn: ForwardFn | None = None, kept: Kept | None = None
+) -> None:
+    """`recalibrate` without the dense model; what the batch norms saw goes into ``kept``."""
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and tracks_statistics(m)}
+    if not norms:
+        _say_once(f"{type(model).__name__} has no batch norm with running statistics: there is nothing to re-estimate.")
+        return
     pool = Pool(list(norms.values()))
-    with torch.no_grad(), evaluating(inner), _observed(list(norms.values()), pool):
-        for batch in batches_of(loader, batches):
-            forward(inner, batch, forward_fn)
+    lists = [None if kept is None else kept.setdefault(name, []) for name in norms]
+    with torch.no_grad(), evaluating(model), _observed(list(norms.values()), pool, lists):
+        for batch in batches:
+            forward(model, batch, forward_fn)
             pool.flush()
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             pool.reduce()
-    write_statistics(type(inner).__name__, norms, pool)
-    return model
+            if kept is not None:
+                _gather(kept)
+    write_statistics(type(model).__name__, norms, pool)
+
+
+def inputs_in_training(
+    model: nn.Module, batches: Iterable[Any], forward_fn: ForwardFn | None = None
+) -> dict[str, NormInputs]:
+    """What every batch norm of a model sees of every sample while all normalise with their batches; by name."""
+    kept: Kept = {}
+    reestimate(clone_module(model, {id(p): p for p in model.parameters()}), batches, forward_fn, kept)
+    return {name: NormInputs.joined(parts) for name, parts in kept.items() if parts}
+
+
+def reestimate_beside(
+    slim: nn.Module, dense: nn.Module, cuts: Mapping[str, Cut], dense_inputs: Mapping[str, NormInputs],
+    batches: Iterable[Any], forward_fn: ForwardFn | None = None,
+) -> None:  # fmt: skip
+    """`recalibrate` with the dense model, whose inputs of batch norms on the same batches are known.
+
+    Args:
+        cuts: how the slim model was cut, see `channelwise.surgery.cuts.cut_tensors`.
+    """
+    kept: Kept = {}
+    reestimate(slim, batches, forward_fn, kept)
+    for name, parts in kept.items():
+        if parts and name in dense_inputs:
+            wide: Any = dense.get_submodule(name)
+            cut = cuts.get(f"{name}.running_mean")
+            pair(slim.get_submodule(name), wide, cut, NormInputs.joined(parts), dense_inputs[name])
+
+
+def _gather(kept: Kept) -> None:
+    """Those of all processes, in the order of their ranks."""
+    all_kept: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(all_kept, kept)
+    for name in kept:
+        device = kept[name][0].mean.device if kept[name] else None
+        kept[name][:] = [
+            NormInputs(one.mean.to(device), one.square.to(device)) for other in all_kept for one in other[name]
+        ]
 
 
 class Pool:
@@ -161,7 +236,7 @@ def is_dynamic(norm: Any) -> bool:
 
 
 @contextmanager
-def _observed(norms: Sequence[_BatchNorm], pool: Pool) -> Iterator[None]:
+def _observed(norms: Sequence[_BatchNorm], pool: Pool, kept: Sequence[list[NormInputs] | None]) -> Iterator[None]:
     """Batch norms in train mode, on copies of their buffers, their inputs counted; all as it was afterwards."""
     buffers = [{name: norm._buffers[name] for name in _BUFFERS if name in norm._buffers} for norm in norms]
     momenta = [norm.momentum for norm in norms]
@@ -179,7 +254,7 @@ def _observed(norms: Sequence[_BatchNorm], pool: Pool) -> Iterator[None]:
             # The copies keep the old statistics, which are needed where a batch cannot have any.
             norm.momentum = 0.0
             norm.training = True
-            hook = functools.partial(_count_in, pool, index)
+            hook = functools.partial(_count_in, pool, index, kept[index])
             handles.append(norm.register_forward_pre_hook(hook, with_kwargs=True))
         for sync in local:
             # Synchronised statistics of a batch would have all processes wait for the one with the most batches.
@@ -195,7 +270,9 @@ def _observed(norms: Sequence[_BatchNorm], pool: Pool) -> Iterator[None]:
             norm.momentum = momentum
 
 
-def _count_in(pool: Pool, index: int, norm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _count_in(
+    pool: Pool, index: int, kept: list[NormInputs] | None, norm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     x = args[0] if args else next(iter(kwargs.values()))
     size = pool.sizes[index]
     # A subclass may take its channels last.
@@ -210,6 +287,8 @@ def _count_in(pool: Pool, index: int, norm: Any, args: tuple[Any, ...], kwargs: 
     norm.training = values > 1
     if values:
         pool.add(index, x, axis)
+        if kept is not None:
+            kept.append(NormInputs.of([x], axis))
 
 
 def write_statistics(model: str, norms: Mapping[str, _BatchNorm], pool: Pool) -> None:

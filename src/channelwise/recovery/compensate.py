@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,10 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from channelwise.api import ChannelGraph
 from channelwise.errors import InvalidArgumentError
-from channelwise.inputs.batches import batches_of, forward
+from channelwise.inputs.batches import batches_of, forward, samples_in
 from channelwise.inputs.check import describe
 from channelwise.recovery.batchnorm import Pool, tracks_statistics, write_statistics
-from channelwise.recovery.least_squares import RIDGE, improved
+from channelwise.recovery.least_squares import RIDGES, improved, validated
 from channelwise.recovery.lockstep import PausingPass
 from channelwise.recovery.slim_matrix import Origin, origins
 from channelwise.selection import Selection
@@ -27,6 +28,7 @@ from channelwise.statistics.finite import unusable, usable
 from channelwise.statistics.grams import POSITIONS, NormalisedWatch, choose_rows
 from channelwise.statistics.memory import free_bytes
 from channelwise.statistics.moments import Moments
+from channelwise.statistics.norms import NormInputs, inputs_of_norms, pair
 from channelwise.statistics.products import Product, ProductWatch, batch_norm_call
 from channelwise.surgery.clone import clone_module
 from channelwise.surgery.cuts import Cut, cut_tensors
@@ -36,8 +38,8 @@ from channelwise.tensors import named_tensors
 log = logging.getLogger(__name__)
 
 _RUNNING_MEAN = ".running_mean"
-LIVE = 4
-"""How many activations of the largest size a forward pass may hold at a time, for the estimate of memory."""
+HELD_OUT = 4
+"""Of so many samples one is held out, to see what a fit to the others is worth."""
 
 
 def compensate(
@@ -49,22 +51,29 @@ def compensate(
     *,
     forward_fn: Any = None,
     positions: int = POSITIONS,
-    ridge: float = RIDGE,
+    ridge: float | None = None,
+    paired_statistics: bool = False,
     memory: int | None = None,
 ) -> nn.Module:
     """Re-fit the weights of ``slim`` so that every layer's output on calibration images is that of the dense model.
 
     From the first layer to the last, a layer's weights are the regularised least-squares answer to the outputs that
     the dense model has there, given the inputs that the slim model has there now (ThiNet, arXiv:1707.06342, and He
-    et al., arXiv:1707.06168, one layer at a time); batch norms on the way get the statistics of all samples. Errors do
-    not add up, and no separate batch-norm re-estimation is needed. All batches advance together, which costs one
-    forward pass of both models and the memory of their activations.
+    et al., arXiv:1707.06168, one layer at a time). Every fourth sample is held out to see how far a fit to the others
+    serves them, and a fit to all goes as far: a layer with more inputs than the images can tell apart stays as it is.
+    Batch norms on the way get the statistics of all samples. Errors do not add up, and no separate batch-norm
+    re-estimation is needed. All batches advance together, which costs one forward pass of both models and the memory of
+    their activations.
 
     Arguments:
         slim: made by ``graph.slim(selection)``; changed in place and returned. ``graph.model`` is not touched.
         loader: calibration images, see `channelwise.inputs.batches`; a thousand is a good number, without labels.
         positions: how many output positions of a sample are looked at, chosen at random.
-        ridge: pull towards the weights as they are, relative to the mean power of a layer's inputs.
+        ridge: pull towards the weights as they are, relative to the mean power of a layer's inputs; None: of several,
+            the one that serves best the samples that are held out.
+        paired_statistics: whether the statistics of batch norms are the dense model's, changed by what pruning changes
+            on the images (`channelwise.statistics.norms.paired`): few images then cost less, and nothing where little
+            was pruned. Costs another pass of the dense model.
         memory: bytes that activations may take; by default half of what is free on the device. Later batches that do
             not fit are left out, which is logged.
 
@@ -92,11 +101,15 @@ def compensate(
             with probe:
                 forward(dense, given[0], forward_fn)
             room = free_bytes(probe.device) // 2 if memory is None else memory
-            most = max(1, int(room // (2 * LIVE * max(probe.largest, 1))))
+            # Two passes, the dense model's and one that is no larger; half as much lies between products, as measured.
+            most = max(1, int(room // max(3 * probe.held + probe.largest, 1)))
             if most < len(given):
                 log.warning("compensate uses %d of %d batches: the activations of more do not fit into memory.",
                             most, len(given))  # fmt: skip
-            sweep = _Sweep(slim, dense, cuts, probe.normalised, probe.repeated, positions, ridge)
+            ridges = RIDGES if ridge is None else [ridge]
+            sweep = _Sweep(slim, dense, cuts, probe.normalised, probe.repeated, positions, ridges)
+            if paired_statistics:
+                sweep.dense_norms = inputs_of_norms(dense, given[:most], forward_fn)
             sweep.run(given[:most], forward_fn)
     except BaseException as error:
         with torch.no_grad():
@@ -116,11 +129,15 @@ def compensate(
 
 
 class _Probe(NormalisedWatch):
-    """Finds the products that a batch norm follows or that run repeatedly, and the bytes of the largest activation."""
+    """Finds the products that a batch norm follows or that run repeatedly, and what activations take.
+
+    ``largest``: bytes of the largest. ``held``: of all that are there at a time, of those that products read and give.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__({id(t): name for name, t in model.named_parameters()})
-        self.largest = 0
+        self.largest = self.held = 0
+        self._seen: list[weakref.ref[Tensor]] = []
         self.calls: Counter[str] = Counter()
         self.device = torch.device("cpu")
 
@@ -128,8 +145,12 @@ class _Probe(NormalisedWatch):
         y: Tensor = compute()
         self.remember(y, product.weight)
         self.calls[product.weight] += 1
-        self.largest = max(self.largest, x.nbytes, y.nbytes)
         self.device = y.device
+        self._seen = [one for one in [*self._seen, weakref.ref(x), weakref.ref(y)] if one() is not None]
+        storages = [t.untyped_storage() for one in self._seen if (t := one()) is not None]
+        bytes_of = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        self.largest = max(self.largest, *bytes_of.values())
+        self.held = max(self.held, sum(bytes_of.values()))
         return y
 
     @property
@@ -188,19 +209,22 @@ class _Sweep:
         normalised: set[str],
         repeated: set[str],
         positions: int,
-        ridge: float,
+        ridges: Sequence[float],
     ) -> None:
         self._slim, self._dense = slim, dense
         self._cuts, self._normalised = cuts, normalised
-        self._positions, self._ridge = positions, ridge
+        self._positions, self._ridges = positions, ridges
         self._tensors = named_tensors(slim)
         self._repeated = repeated
         self._pools: dict[str, Pool] = {}
+        self.dense_norms: Mapping[str, NormInputs] = {}
         self._batches: Sequence[Any] = ()
+        self._samples: Sequence[int] = ()
         self._generator = torch.Generator().manual_seed(0)
 
     def run(self, batches: Sequence[Any], forward_fn: Any) -> None:
         self._batches = batches
+        self._samples = [samples_in(batch) for batch in batches]
         with ExitStack() as ends:
             slim = [self._start(ends, self._slim, _SlimWatch, batch, forward_fn) for batch in batches]
             dense = [self._start(ends, self._dense, _DenseWatch, batch, forward_fn) for batch in batches]
@@ -239,6 +263,9 @@ class _Sweep:
             pool.add(0, x, 1)
         pool.flush()
         write_statistics(type(self._slim).__name__, {owner: norm}, pool)
+        if self.dense_norms:
+            dense: Any = self._dense.get_submodule(owner)
+            pair(norm, dense, self._cuts.get(name), NormInputs.of(values), self.dense_norms.get(owner))
 
     def _refit(self, product: Product, slim: Sequence[PausingPass], dense: Sequence[PausingPass]) -> None:
         """Re-fit the layer that all passes have reached."""
@@ -246,34 +273,41 @@ class _Sweep:
         if name in self._repeated:
             return
         weight = self._tensors[name]
-        moments: Moments | None = None
+        fit: Moments | None = None
         where: list[Origin] | None = None
-        for narrow, wide in zip(slim, dense, strict=True):
+        first = 0
+        for narrow, wide, samples in zip(slim, dense, self._samples, strict=True):
             if wide.event is None or wide.event.tensor != name:
                 raise _Diverged(name)
             x, y, full = narrow.event.values, wide.event.values, wide.event.product
             if where is None and name in self._cuts:
                 where = origins(full, product, self._cuts[name])
-            samples = x.shape[0] if x.dim() > 1 else 1
-            chosen = choose_rows(full, y, samples, self._positions, self._generator)
+            chosen = choose_rows(full, y, x.shape[0] if x.dim() > 1 else 1, self._positions, self._generator)
             rows, outputs = product.rows(x, tuple(weight.shape[2:]), chosen), full.outputs(y, chosen)
             if where is not None:
                 outputs = torch.stack([outputs[origin.part][:, origin.outputs.to(y.device)] for origin in where])
-            if moments is None:
-                moments = Moments.zeros(len(rows), rows.shape[2], outputs.shape[2], x.device)
-            moments.add(rows, outputs)
-        assert moments is not None
+            if fit is None:
+                fit, held = (Moments.zeros(len(rows), rows.shape[2], outputs.shape[2], x.device) for _ in range(2))
+            # Rows come sample by sample.
+            row = torch.arange(rows.shape[1], device=y.device) if chosen is None else chosen
+            is_held = (first + row * samples // full.row_count(y)) % HELD_OUT == HELD_OUT - 1
+            fit.add(rows[:, ~is_held], outputs[:, ~is_held])
+            held.add(rows[:, is_held], outputs[:, is_held])
+            first += samples
+        assert fit is not None
+        moments = fit + held
         assert moments.target is not None
         assert moments.cross is not None
         if not usable(torch.stack([moments.power(), moments.cross.abs().max()])):
             self._blame(name, slim)
         free_offset = product.bias is not None or name in self._normalised
-        gram = moments.covariance() if free_offset else moments.gram / moments.rows
-        cross = moments.cross_covariance() if free_offset else moments.cross / moments.rows
-        start = product.matrix(weight).to(gram.dtype)
-        fitted = torch.stack(
-            [improved(s, g, c - g @ s, self._ridge) for s, g, c in zip(start, gram, cross, strict=True)]
-        )
+        start = product.matrix(weight).to(moments.gram.dtype)
+        whole = moments.equation(start, free_offset=free_offset)
+        if held.rows and fit.rows:
+            fit_equation, held_equation = (m.equation(start, free_offset=free_offset) for m in (fit, held))
+            fitted = validated(start, fit_equation, held_equation, whole, self._ridges)
+        else:
+            fitted = improved(start, *whole)
         weight.copy_(product.weight_of(fitted, weight.shape))
         if product.bias is not None:
             reached = (moments.total.unsqueeze(1) @ fitted).squeeze(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +47,17 @@ class Moments:
             self.cross += x.transpose(1, 2) @ y
             self.target += y.sum(1)
 
+    def __add__(self, other: Moments) -> Moments:
+        """The sums over the rows of both, with outputs."""
+        assert self.cross is not None
+        assert self.target is not None
+        assert other.cross is not None
+        assert other.target is not None
+        return Moments(
+            self.gram + other.gram, self.total + other.total, self.cross + other.cross, self.target + other.target,
+            self.rows + other.rows,
+        )  # fmt: skip
+
     def power(self) -> Tensor:
         """The largest sum of squares of a feature, a scalar: not finite if anything that was added is not.
 
@@ -63,17 +75,37 @@ class Moments:
         assert self.target is not None
         return (self.cross - self.total.unsqueeze(2) * self.target.unsqueeze(1) / self.rows) / self.rows
 
+    def equation(self, start: Tensor, *, free_offset: bool) -> Equation:
+        """That of the change of the matrices ``start`` (groups, features, outputs).
 
-def damped_factor(gram: Tensor, ridge: float) -> Tensor:
-    """Cholesky factor of ``gram`` + ridge · mean(diag) · I, with more of a ridge where rounding calls for it.
+        ``free_offset``: a constant is made good elsewhere, by a bias or a batch norm.
+        """
+        assert self.cross is not None
+        gram = self.covariance() if free_offset else self.gram / self.rows
+        cross = self.cross_covariance() if free_offset else self.cross / self.rows
+        return Equation(gram, cross - gram @ start)
+
+
+class Equation(NamedTuple):
+    """Least squares of changes of weights: ``gram`` E[xᵀx] (..., features, features), and ``residual``
+    E[xᵀ(y - x start)] (..., features, outputs)."""
+
+    gram: Tensor
+    residual: Tensor
+
+
+def damped_factor(gram: Tensor, ridge: float | Tensor) -> Tensor:
+    """Cholesky factor of ``gram`` (..., n, n) + ridge · mean(diag) · I, with more ridge where rounding calls for it.
 
     This ends: the ridge grows tenfold, until it outweighs the rest of a row or is infinite itself.
     """
-    mean = gram.diagonal().abs().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+    mean = gram.diagonal(dim1=-2, dim2=-1).abs().mean(-1).clamp_min(torch.finfo(gram.dtype).tiny)
+    ridge = torch.as_tensor(ridge, dtype=gram.dtype, device=gram.device).expand(mean.shape)
     while True:
-        damped = gram.clone()
-        damped.diagonal().add_(ridge * mean)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if not failed or not math.isfinite(ridge):
+        damped = gram + torch.diag_embed((ridge * mean).unsqueeze(-1).expand(gram.shape[:-1]))
+        factor, info = torch.linalg.cholesky_ex(damped)
+        failed = (info > 0) & ridge.isfinite()
+        if not failed.any():
             return factor
-        ridge = max(10 * ridge, 1e-6) if mean.isfinite() else math.inf
+        more = torch.where(mean.isfinite(), (10 * ridge).clamp_min(1e-6), math.inf)
+        ridge = torch.where(failed, more, ridge)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 import channelwise as cw
 from channelwise.errors import InvalidArgumentError, ResultsFileError
 from channelwise.methods import OneStepPruningRunner
-from tests.methods.searched import IMAGES, INPUTS, LOADER, Logged, nearness, wide, widths
+from tests.methods.searched import IMAGES, INPUTS, LOADER, nearness, wide, widths
 
 Runner = Callable[..., OneStepPruningRunner]
 
@@ -100,7 +101,7 @@ def test_another_process_needs_the_images_again_and_says_so(runner: Runner, capl
     assert "without re-fitted weights and re-estimated batch norms" in caplog.text
     assert "prune(..., loader=...)" in caplog.text
     again = runner().prune(loader=LOADER)
-    torch.testing.assert_close(again(IMAGES), one.prune()(IMAGES))
+    torch.testing.assert_close(again(IMAGES), one.prune(loader=LOADER)(IMAGES))
     assert nearness(again) > nearness(bare)
 
 
@@ -254,8 +255,20 @@ def test_damaged_candidate_is_refused(runner: Runner, tmp_path: Path) -> None:
         runner().prune()
 
 
-def test_log_of_calls_is_not_extended_by_pruning(runner: Runner, tmp_path: Path) -> None:
-    logged, one = Logged(tmp_path / "calls"), runner()
-    search(one, 3, eval_fn=logged)
-    one.prune()
-    assert len(logged.calls()) == 3
+def test_best_repair_is_kept_by_the_score_of_the_search(runner: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    one = runner()
+    search(one, 3)
+    best = one.results().best.score
+    assert nearness(one.prune()) >= best
+    assert "Repairs and what they are worth: batch norms" in caplog.text
+    # With nothing of the search, outputs on images held out say it.
+    assert nearness(one.prune(loader=LOADER)) > best - 0.1
+
+
+def test_eval_fn_says_which_repair_is_kept(runner: Runner) -> None:
+    one = runner()
+    search(one, 2)
+    liked = one.prune(eval_fn=nearness)
+    disliked = one.prune(eval_fn=lambda model: -nearness(model))
+    assert nearness(liked) > nearness(disliked)

@@ -40,7 +40,7 @@ class SubnetJob(EvaluationJob):
         """The static subnet."""
         values = self._supernet.values(payload)
         candidate = self._supernet.extract(model, values, share_untouched=share)
-        return candidate, lambda repairer: repairer.statistics(candidate)
+        return candidate, lambda repairer: repairer.calibrate(candidate)
 
 
 def search_subnets(

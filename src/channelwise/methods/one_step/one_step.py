@@ -27,6 +27,7 @@ from channelwise.methods.one_step.priors import priors
 from channelwise.methods.one_step.pruned_model import (
     mention_missing_repair,
     repaired_slim,
+    score_of,
     selection_of,
     sparse_from_slim,
 )
@@ -136,7 +137,7 @@ class OneStep:
             if not run.missing:
                 return study.results
             self._mention_batch_norm()
-            repairer = repair.repairer(graph if refit else None)
+            repairer = repair.repairer(graph, refit=refit)
             if guided:
                 study.suggest(priors(graph, chooser, space, repair.images, self._sensitivity(), quiet=self.quiet))
 
@@ -154,14 +155,15 @@ class OneStep:
         index: int | None = None,
         mode: str = "slim",
         pruning_info_path: str | os.PathLike[str] | None = None,
+        evaluation: Evaluation | None = None,
     ) -> nn.Module:
         """A pruned and repaired copy of the model, and a table of MACs and parameters.
 
         Writes the channels that stay to ``<ModelClass>_ratio_<r>_best.spec`` (r is the fraction of MACs removed, and an
         index stands in the place of "best") and the sizes of all layers, which the model has as ``_pruning_info``, too.
 
-        Where the search re-fitted weights, they are re-fitted layer by layer now (`channelwise.recovery.compensate`),
-        which is better and takes longer. ``channel_divisible`` takes the nearest candidate whose widths are such
+        Where the search re-fitted weights, the candidate's repair and others that take longer are tried, and the best
+        is kept (`channelwise.recovery.repair`). ``channel_divisible`` takes the nearest candidate whose widths are such
         multiples, unscored, unless it is the default or fits the search.
 
         Args:
@@ -171,6 +173,8 @@ class OneStep:
                 channels held at zero through training, and the method ``slim_state_dict()``.
             pruning_info_path: Where to write the sizes of all layers before and after, as JSON; by default
                 ``<ModelClass>_ratio_<r>_pruning_info.json``.
+            evaluation: How the search scored candidates, to say which repair is best. Without it, it is the one whose
+                outputs are nearest to the dense model's on calibration images that the repair does not see.
 
         Raises:
             InvalidArgumentError, ResultsFileError.
@@ -178,6 +182,8 @@ class OneStep:
         """
         check_mode(mode)
         check_path("pruning_info_path", pruning_info_path, optional=True)
+        if evaluation is not None:
+            check_kinds((evaluation, "evaluation", Evaluation, "Evaluation(eval_fn, args)"))
         graph, repair = self.graph, self.repair
         results = self.results(target)
         trial = results.best if index is None else results.candidate(index)
@@ -189,7 +195,8 @@ class OneStep:
         selection = selection_of(graph, results, trial, self.channels, repair)
         refit = bool(results.key.options.get("compensated")) if repair.compensate is None else repair.compensate
         mention_missing_repair(graph.model, results, repair, refit=refit)
-        slim = repaired_slim(graph, selection, repair, refit=refit)
+        score = None if evaluation is None else score_of(evaluation, results.key)
+        slim = repaired_slim(graph, selection, repair, refit=refit, score=score)
         pruned = slim if mode == "slim" else sparse_from_slim(graph, selection, slim)
         summary = summary_of(graph, selection, trial)
         info = pruned.__dict__["_pruning_info"] = pruning_info(graph.model, slim, summary)
@@ -231,6 +238,7 @@ class OneStep:
             "ranking": ranking_name(self.channels.ranking, refit=self.repair.refits),
             "compensated": self.repair.refits,
             "calibrated": self.repair.calibrates,
+            **({"statistics": "paired"} if self.repair.calibrates == "loader" else {}),
         }
 
     @property

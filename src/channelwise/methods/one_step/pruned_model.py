@@ -6,18 +6,21 @@ import logging
 
 from torch import nn
 
+from channelwise import recovery
 from channelwise.api import ChannelGraph
-from channelwise.errors import InvalidArgumentError
 from channelwise.evaluate.candidate import NOTE, unpack
+from channelwise.evaluate.evaluation import Evaluation
 from channelwise.evaluate.job import same_randomness
 from channelwise.evaluate.repair import Repair, has_batch_norm
+from channelwise.evaluate.scores import as_score
 from channelwise.inputs.batches import evaluating
 from channelwise.inputs.check import model_device
 from channelwise.methods.one_step.ranking import ranked_as_recorded
 from channelwise.methods.one_step.space import candidate_space
 from channelwise.methods.options import DIVISOR, Channels, Target
-from channelwise.recovery import compensate, compensate_from_grams
+from channelwise.recovery.repair import Score
 from channelwise.search import SearchResults, Trial
+from channelwise.search.results import Key
 from channelwise.selection import Selection
 from channelwise.surgery.slim import attach_sparse_state_dict
 
@@ -65,29 +68,37 @@ def mention_missing_repair(model: nn.Module, results: SearchResults, repair: Rep
         )  # fmt: skip
 
 
-def repaired_slim(graph: ChannelGraph, selection: Selection, repair: Repair, *, refit: bool) -> nn.Module:
+def repaired_slim(
+    graph: ChannelGraph, selection: Selection, repair: Repair, *, refit: bool, score: Score | None = None
+) -> nn.Module:
     """The slim model, repaired, with the method ``sparse_state_dict()``. The caller's random state stays.
 
-    It is repaired as a candidate is, but re-fitted layer by layer on what each layer sees.
+    It is repaired as a candidate is or, if weights are re-fitted, as ``score`` says is best, see
+    `channelwise.recovery.repair`.
     """
-    slim = graph.slim(selection)
+    slim, images = graph.slim(selection), repair.images
     with evaluating(slim), same_randomness(model_device(slim)):
-        slim.eval()
-        if refit and repair.images is not None:
-            _refit(slim, graph, selection, repair)
-        repair.repairer().statistics(slim)
+        if refit and images is not None:
+            calibrate = repair.repairer().calibrate if repair.calibration_fn is not None else None
+            recovery.repair(
+                slim, graph, selection, images.batches, forward_fn=images.forward_fn, score=score,
+                statistics=calibrate, grams=images.grams(graph),
+            )  # fmt: skip
+        else:
+            repair.repairer(graph)(slim, graph.model, graph.structure, selection)
     for parameter in slim.parameters():
         parameter.grad = None
     return attach_sparse_state_dict(slim, graph.structure, selection)
 
 
-def _refit(slim: nn.Module, graph: ChannelGraph, selection: Selection, repair: Repair) -> None:
-    images = repair.images
-    try:
-        compensate(slim, graph, selection, images.batches, forward_fn=images.forward_fn)
-    except InvalidArgumentError as error:
-        log.warning("%s Re-fitted as the candidates of the search were.", error)
-        compensate_from_grams(slim, graph.model, graph.structure, selection, images.grams(graph))
+def score_of(evaluation: Evaluation, key: Key) -> Score:
+    """How good a model is to a search, larger is better."""
+
+    def score(model: nn.Module) -> float:
+        with same_randomness(model_device(model)):
+            return key.merit(as_score(evaluation.eval_fn(model, *evaluation.args)))
+
+    return score
 
 
 def sparse_from_slim(graph: ChannelGraph, selection: Selection, slim: nn.Module) -> nn.Module:

@@ -66,7 +66,7 @@ class OneStepPruningRunner(PruningRunner):
         self._graph = trace(model, inputs)
         self._folder, self._ranking, self._quiet, self._storage = folder, ranking, quiet, storage
         self._images: list[Images] = []
-        self._searched: list[tuple[Target, OneStep]] = []
+        self._searched: list[tuple[Target, OneStep, Evaluation]] = []
 
     def search(
         self,
@@ -120,7 +120,7 @@ class OneStepPruningRunner(PruningRunner):
         method = self._method(repair, Channels(excludes, with_group_conv, channel_divisible, ranking))
         # The default means: no preference. Without such a device, or if eval_fn works on another, that one is used.
         where = Where(None if gpus is GPUS and workers is None else gpus, workers, executor, timeout)
-        self._searched.append((target, method))
+        self._searched.append((target, method, evaluation))
         try:
             method.search(target, evaluation, options=options, where=where, forced=forced)
         except InvalidArgumentError:
@@ -142,11 +142,13 @@ class OneStepPruningRunner(PruningRunner):
         calibration_fn: Callable[..., Any] | None = None,
         calib_args: Sequence[Any] = (),
         compensate: bool | None = None,
+        eval_fn: EvalFn | None = None,
+        eval_args: Sequence[Any] = (),
     ) -> nn.Module:
         """A pruned and repaired copy of the model, see `OneStep.prune`.
 
         It is repaired with what is given here. Where nothing is, it is repaired with what this runner's `search` was
-        given; in another process there is nothing, and a warning says so.
+        given, its ``eval_fn`` included; in another process there is nothing, and a warning says so.
 
         Args:
             mode, index, pruning_info_path: See `OneStep.prune`.
@@ -155,17 +157,22 @@ class OneStepPruningRunner(PruningRunner):
                 nearest candidate whose widths are is taken, unscored. The default takes the candidate as it is.
             loader, batches, forward_fn, calibration_fn, calib_args: As in `search`.
             compensate: Whether to re-fit weights; None: as in the search.
+            eval_fn, eval_args: What says which of several repairs is best, see `OneStep.prune`.
         """
         channels = Channels(channel_divisible=channel_divisible, ranking=self._ranking)
         repair = Repair(self._read(loader, batches, forward_fn), calibration_fn, calib_args)
         key = self.results(removal_ratio, params_ratio).key
-        for target, method in reversed(self._searched):
+        evaluation = None if eval_fn is None else Evaluation(eval_fn, check_args(eval_args, "eval_args"))
+        for target, method, scored_by in reversed(self._searched):
             if target.shares == key.targets and method.conditions().items() <= key.options.items():
                 channels = replace(channels, ranking=method.channels.ranking)
-                repair = repair if repair.calibrates != "no" else method.repair
+                if repair.calibrates == "no":
+                    repair, evaluation = method.repair, evaluation or scored_by
                 break
         method = self._method(replace(repair, compensate=compensate), channels)
-        return method.prune(Target(**key.targets), index=index, mode=mode, pruning_info_path=pruning_info_path)
+        return method.prune(
+            Target(**key.targets), index=index, mode=mode, pruning_info_path=pruning_info_path, evaluation=evaluation
+        )
 
     def results(self, removal_ratio: float | None = None, params_ratio: float | None = None) -> SearchResults:
         """The candidates and scores of the latest search, of those with these ratios, see `OneStep.results`."""
