@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+import channelwise as cw
 from channelwise.recovery import recalibrate
 
 SHARES = (slice(0, 3), slice(3, 4))
@@ -52,3 +53,30 @@ def test_two_processes_give_what_one_gives_on_all_data(tmp_path: Path, norm: typ
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5, msg=f"{name} in process {rank}")
+
+
+def beside() -> tuple[nn.Module, dict[str, object]]:
+    graph = cw.trace(build(nn.BatchNorm2d).eval(), data()[0])
+    selection = graph.select(sparsity=0.5)
+    return graph.slim(selection), {"graph": graph, "selection": selection}
+
+
+def work_beside(rank: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    slim, options = beside()
+    torch.save(recalibrate(slim, data()[SHARES[rank]], **options).state_dict(), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
+def test_two_processes_pair_with_the_dense_model_as_one_does(tmp_path: Path) -> None:
+    slim, options = beside()
+    expected = recalibrate(slim, data(), **options).state_dict()
+    mp.spawn(work_beside, (str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        for name, value in torch.load(tmp_path / f"{rank}.pt").items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-4, msg=f"{name} in process {rank}")
