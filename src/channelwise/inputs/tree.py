@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence, Set, ValuesView
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ _WHOLE = (torch.Tensor, int, float, str, bytes, range, np.ndarray, np.generic, t
 
 _PLAIN = {type(None), bool, int, float, str}
 
-_SEQUENCES = (list, tuple, Sequence, Set)
+_SEQUENCES = (list, tuple, Sequence, Set, ValuesView)
 _MAPPINGS = (dict, Mapping)
 """Plain types first: they are recognised much faster, and a trace looks into the arguments of every operator."""
 
@@ -23,7 +23,8 @@ _MAPPINGS = (dict, Mapping)
 def leaves(value: Any, attributes: bool = False) -> list[Any]:
     """What lists, tuples, sets and mappings hold, however deep, in order; a value of another type is one leaf.
 
-    With ``attributes`` the leaves are what such values hold in their attributes, each container and object once.
+    With ``attributes`` the leaves are what such values hold in their attributes, each container and object once, and
+    iterators and functions.
     """
     found: list[Any] = []
     _visit(value, found, set() if attributes else None)
@@ -42,6 +43,16 @@ def tensors_in(value: Any, attributes: bool = False) -> list[torch.Tensor]:
                 found += tensors_in(item)
         return found
     return [leaf for leaf in leaves(value, attributes) if isinstance(leaf, torch.Tensor)]
+
+
+def cannot_be_looked_into(value: Any) -> str | None:
+    """The type of something in a value that may hold tensors which nobody finds: a generator, a function, a module."""
+    closed = (v for v in leaves(value, attributes=True) if _is_closed(v) or isinstance(v, nn.Module))
+    return next((type(v).__name__ for v in closed), None)
+
+
+def _is_closed(value: Any) -> bool:
+    return isinstance(value, Iterator) or (callable(value) and not isinstance(value, _WHOLE))
 
 
 def output_values(output: Any) -> list[torch.Tensor]:
@@ -96,7 +107,7 @@ def _visit(value: Any, found: list[Any], seen: set[int] | None) -> None:
     elif isinstance(value, _MAPPINGS):
         for item in value.values():
             _visit(item, found, seen)
-    elif seen is None:
+    elif seen is None or _is_closed(value):
         found.append(value)
     if seen is not None:
         for name in [*getattr(value, "__dict__", ()), *getattr(type(value), "__slots__", ())]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from channelwise.structure import Cause, Reason
 from channelwise.tracing.call import Call
@@ -16,6 +17,9 @@ from channelwise.tracing.labels import LabelMap, LabelSpace
 from channelwise.tracing.provenance import Traced, Use
 
 Maps = tuple[LabelMap, ...]
+
+Place = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+"""A storage, an offset in it, a shape and strides: tensors with the same are the same elements."""
 
 HEADS = re.compile(r"(^|_)n?heads?(_\w)?$")
 """The names by which modules keep how many attention heads they have: ``num_heads``, ``heads``."""
@@ -36,7 +40,8 @@ class TraceContext:
     ``running`` is the module itself, ``call`` the torch function.
     ``repeated`` are the first labels of axes along which the same is repeated, ``sharing`` those of axes of which all
     are multiplied with the same. ``uses`` are what numbers were used for.
-    ``runs`` are the labels that operations saw side by side, with the module.
+    ``runs`` are the labels that operations saw side by side, with the module. ``unseen`` are the maps of tensors that
+    the model may have returned inside of something else.
     """
 
     space: LabelSpace
@@ -47,9 +52,11 @@ class TraceContext:
     uses: list[Use] = field(default_factory=list)
     runs: list[tuple[str, tuple[np.ndarray, ...]]] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
+    unseen: list[LabelMap] = field(default_factory=list)
     repeated: set[int] = field(default_factory=set)
     sharing: set[int] = field(default_factory=set)
     _known: dict[int, _Known] = field(default_factory=dict)
+    _places: dict[Place, tuple[StorageWeakRef, _Known]] = field(default_factory=dict)
     _most_known: int = 256
     _fresh: dict[int, tuple[weakref.ref[torch.Tensor], tuple[Traced, ...]]] = field(default_factory=dict)
     _pending: dict[int, tuple[weakref.ref[torch.Tensor], np.ndarray, Reason]] = field(default_factory=dict)
@@ -76,10 +83,19 @@ class TraceContext:
     def set(self, tensor: torch.Tensor, maps: Iterable[LabelMap], is_weight: bool = False) -> None:
         """Give a tensor its label maps; maps of axes of length 1 say nothing and are dropped."""
         kept = tuple(m for m in maps if m.labels.shape[m.axis] > 1)
-        self._known[id(tensor)] = _Known(weakref.ref(tensor), kept, is_weight)
+        known = self._known[id(tensor)] = _Known(weakref.ref(tensor), kept, is_weight)
+        if (place := _place(tensor)) is not None:
+            with torch._C.DisableTorchFunction():
+                self._places[place] = StorageWeakRef(tensor.untyped_storage()), known
         if len(self._known) > self._most_known:
             self._known = {key: known for key, known in self._known.items() if known.tensor() is not None}
+            self._places = {place: one for place, one in self._places.items() if not one[0].expired()}
             self._most_known = 2 * len(self._known) + 256
+
+    def left_alive(self) -> list[LabelMap]:
+        """The maps of all tensors that somebody still holds, other than weights."""
+        alive = [one for storage, one in self._places.values() if not one.is_weight and not storage.expired()]
+        return [m for one in alive for m in one.maps]
 
     def mark_fresh(self, tensor: torch.Tensor) -> None:
         """The tensor was just made of equal or random elements, by a size that may or may not be a constant."""
@@ -262,7 +278,22 @@ class TraceContext:
 
     def _find(self, tensor: torch.Tensor) -> _Known | None:
         known = self._known.get(id(tensor))
-        return known if known is not None and known.tensor() is tensor else None
+        if known is not None and known.tensor() is tensor:
+            return known
+        # Another object around the same elements: of a subclass, or a parameter made of a result.
+        place = _place(tensor)
+        storage, known = self._places.get(place, (None, None)) if place is not None else (None, None)
+        return known if storage is not None and not storage.expired() else None
+
+
+def _place(tensor: torch.Tensor) -> Place | None:
+    """Where the elements of a tensor lie in memory; None if they do not lie there one by one."""
+    # Our own looking is nothing that the function watch should see.
+    with torch._C.DisableTorchFunction():
+        if tensor.layout != torch.strided or tensor.is_nested or not tensor.numel():
+            return None
+        storage = tensor.untyped_storage()._cdata
+        return storage, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
 
 
 def _numbers_of_heads(module: torch.nn.Module) -> set[int]:

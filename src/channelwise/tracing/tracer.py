@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from channelwise.inputs.example import doubled, number_of_samples
-from channelwise.inputs.tree import tensors_in
+from channelwise.inputs.tree import cannot_be_looked_into, tensors_in
 from channelwise.structure import Cause, Reason
 from channelwise.tensors import named_tensors
 from channelwise.tracing.code.other_ways import candidates_elsewhere
@@ -99,6 +99,12 @@ def run_labelled(
     ctx.use(outputs)
     one.program.add_outputs(ctx, outputs)
     ctx.touched = {id(t) for t in stored.values()} & ctx.touched
+    closed = cannot_be_looked_into(output)
+    if closed is not None or not any(map(ctx.knows, outputs)):
+        ctx.unseen = ctx.left_alive()
+        kind = closed or type(output).__name__
+        note = f"the model returns what cannot be looked into ({kind}): all that it leaves in memory stays"
+        trace.notes += [] if note in trace.notes else [note]
     return ctx, mode, outputs
 
 
@@ -108,9 +114,8 @@ def _traced_pass(
     """A pass of the full model: what it returns stays, and copies that must not become views keep two channels."""
     flow = Flow()
     ctx, mode, outputs = run_labelled(model, one, trace, flow=flow, macs=macs, record=record, protect=protect)
-    for tensor in outputs:
-        for m in ctx.maps(tensor):
-            trace.space.freeze(m.labels, Reason("output", "", "an output of the network", Cause.OUTPUT))
+    for m in [*ctx.unseen, *(m for tensor in outputs for m in ctx.maps(tensor))]:
+        trace.space.freeze(m.labels, Reason("output", "", "an output of the network", Cause.OUTPUT))
     for copy in written_into(mode.copies, flow, outputs):
         for copied in copy.maps:
             trace.space.keep_two(copied, copy.reason)
