@@ -88,6 +88,17 @@ def test_what_a_slim_model_keeps_of_a_weight_is_a_slice_of_it(way, layer):
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_grouped_convolutions_are_right_under_every_norm(way):
+    model = network(way, "grouped")
+    graph = cw.trace(model, X)
+    assert "2" in [group.name for group in graph.groups]
+    assert not any("failed" in reason.text for frozen in graph.structure.frozen for reason in frozen.reasons)
+    selection = half(graph)
+    slim, masked = graph.slim(selection), masked_model(model, graph.structure, selection)
+    torch.testing.assert_close(slim(X), masked(X))
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_state_dicts_are_those_of_the_same_weights(way, tmp_path):
     model = network(way)
     graph = cw.trace(model, X)

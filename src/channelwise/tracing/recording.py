@@ -152,4 +152,6 @@ def _blocks(modules: Mapping[str, nn.Module], name: str, tensor: torch.Tensor) -
     module = _owner(modules, name)
     if not isinstance(module, nn.modules.conv._ConvNd) or module.groups == 1 or tensor.ndim < 3:
         return 1
-    return module.groups if tensor.shape[1] > 1 and module.groups < module.in_channels else 1
+    # What normalises the weight along its columns has one row for all blocks.
+    has_rows = tensor.shape[0] % module.groups == 0
+    return module.groups if has_rows and tensor.shape[1] > 1 and module.groups < module.in_channels else 1
