@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -72,3 +73,59 @@ def test_tensors_of_a_subclass_keep_their_labels(where: str) -> None:
     selection = graph.select(sparsity=0.5)
     slim, masked = graph.slim(selection), graph.sparse(selection).eval()
     torch.testing.assert_close(slim(X).as_subclass(Tensor), masked(X).as_subclass(Tensor))
+
+
+PICKED: dict[str, tuple[Callable[[nn.Module, Tensor], Any], bool]] = {
+    "by index, of a subclass": (lambda _, y: y[:, 1], True),
+    "by select, of a subclass": (lambda _, y: y.select(1, 1), True),
+    "in a parameter": (lambda _, y: nn.Parameter(y[:, 1]), False),
+    "in a subclass": (lambda _, y: y[:, 1].as_subclass(Image), False),
+}
+
+
+@pytest.mark.parametrize("how", PICKED)
+def test_a_channel_that_is_picked_out_stays_in_whatever_form(how: str) -> None:
+    function, subclass = PICKED[how]
+    graph = cw.trace(Returning(function).eval(), X.as_subclass(Image) if subclass else X)
+    assert [group.name for group in graph.groups] == ["a"]
+
+
+@dataclass(slots=True)
+class Features:
+    features: Tensor
+
+
+@dataclass(slots=True)
+class Output(Features):
+    score: Tensor
+
+
+def test_inherited_slots_are_looked_into() -> None:
+    graph = cw.trace(Returning(lambda _, y: Output(y, y.mean())).eval(), X)
+    assert [group.name for group in graph.groups] == ["a"]
+
+
+def kept_beside(model: nn.Module, y: Tensor) -> Any:
+    model.features = model.a(X).relu()  # type: ignore[assignment]
+    return model.b(model.features), y.shape[-2:], {"activation": nn.functional.relu}
+
+
+def test_sizes_and_functions_that_hold_nothing_are_no_reason() -> None:
+    graph = cw.trace(Returning(kept_beside).eval(), X)
+    assert [group.name for group in graph.groups] == ["a"]
+    assert not any("cannot be looked into" in note for note in graph.structure.notes)
+
+
+class Mapped(nn.Module):
+    def __init__(self, how: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.how = nn.Linear(8, 16), nn.Linear(16, 4), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(lambda t: self.b(self.a(t).relu()), x)
+
+
+def test_tensors_inside_of_function_transforms_have_no_place_in_memory() -> None:
+    graph = cw.trace(Mapped(lambda f, x: torch.vmap(f)(x)).eval(), torch.randn(2, 5, 8))
+    assert [group.size for group in graph.groups] == [16]
+    cw.trace(Mapped(lambda f, x: torch.func.jvp(f, (x,), (x,))[0]).eval(), torch.randn(2, 8))

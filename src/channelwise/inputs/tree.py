@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence, Set, ValuesView
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-_WHOLE = (torch.Tensor, int, float, str, bytes, range, np.ndarray, np.generic, type, nn.Module)
+_WHOLE = (torch.Tensor, torch.Size, int, float, str, bytes, range, np.ndarray, np.generic, type, nn.Module)
 """Never looked into, although some of these can be iterated or have attributes."""
 
 _PLAIN = {type(None), bool, int, float, str}
@@ -52,7 +53,9 @@ def cannot_be_looked_into(value: Any) -> str | None:
 
 
 def _is_closed(value: Any) -> bool:
-    return isinstance(value, Iterator) or (callable(value) and not isinstance(value, _WHOLE))
+    if isinstance(value, FunctionType):
+        return bool(value.__closure__ or tensors_in([value.__defaults__, value.__kwdefaults__]))
+    return isinstance(value, Iterator) or (callable(value) and not isinstance(value, (*_WHOLE, BuiltinFunctionType)))
 
 
 def output_values(output: Any) -> list[torch.Tensor]:
@@ -110,5 +113,6 @@ def _visit(value: Any, found: list[Any], seen: set[int] | None) -> None:
     elif seen is None or _is_closed(value):
         found.append(value)
     if seen is not None:
-        for name in [*getattr(value, "__dict__", ()), *getattr(type(value), "__slots__", ())]:
+        slots = [name for cls in type(value).__mro__ for name in cls.__dict__.get("__slots__", ())]
+        for name in [*getattr(value, "__dict__", ()), *slots]:
             _visit(getattr(value, name, None), found, seen)

@@ -59,7 +59,7 @@ class TraceContext:
     _places: dict[Place, tuple[StorageWeakRef, _Known]] = field(default_factory=dict)
     _most_known: int = 256
     _fresh: dict[int, tuple[weakref.ref[torch.Tensor], tuple[Traced, ...]]] = field(default_factory=dict)
-    _pending: dict[int, tuple[weakref.ref[torch.Tensor], np.ndarray, Reason]] = field(default_factory=dict)
+    _pending: dict[Place | int, tuple[torch.Tensor, np.ndarray, Reason]] = field(default_factory=dict)
     _nonzero_storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
 
     def knows(self, tensor: torch.Tensor) -> bool:
@@ -113,15 +113,15 @@ class TraceContext:
 
     def freeze_when_used(self, tensor: torch.Tensor, labels: np.ndarray, text: str) -> None:
         """Freeze labels once an operation reads ``tensor``; asking for its shape alone does no harm."""
-        self._pending[id(tensor)] = (weakref.ref(tensor), labels, self.because(text))
+        # The tensor is held, so that nothing else comes to lie there.
+        self._pending[_place(tensor) or id(tensor)] = (tensor, labels, self.because(text))
 
     def use(self, tensors: Iterable[torch.Tensor]) -> None:
         """Operations or outputs read these tensors."""
         for tensor in tensors if self._pending else ():
-            pending = self._pending.get(id(tensor))
-            if pending is not None and pending[0]() is tensor:
+            pending = self._pending.pop(_place(tensor) or id(tensor), None)
+            if pending is not None:
                 self.space.freeze(pending[1], pending[2])
-                del self._pending[id(tensor)]
 
     def forget_zero(self, tensor: torch.Tensor) -> None:
         """An in-place operation made removed values of this storage differ from zero."""
@@ -290,7 +290,8 @@ def _place(tensor: torch.Tensor) -> Place | None:
     """Where the elements of a tensor lie in memory; None if they do not lie there one by one."""
     # Our own looking is nothing that the function watch should see.
     with torch._C.DisableTorchFunction():
-        if tensor.layout != torch.strided or tensor.is_nested or not tensor.numel():
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        if wrapped or tensor.layout != torch.strided or tensor.is_nested or not tensor.numel():
             return None
         storage = tensor.untyped_storage()._cdata
         return storage, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()

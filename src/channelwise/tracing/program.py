@@ -169,6 +169,8 @@ def _numeric_arguments(func: Any) -> list[tuple[int, str, bool]]:
 
 
 def _digest(constant: torch.Tensor) -> bytes:
+    if constant.is_meta:  # it has no values: torch.func makes such ones
+        return b""
     if constant.layout is not torch.strided:
         constant = constant.to_sparse().coalesce().values()
     flat = constant.detach().reshape(-1)
