@@ -95,7 +95,7 @@ def test_outputs_that_cannot_be_compared_ask_for_a_score() -> None:
 
     graph = cw.trace(Found().eval(), INPUTS)
     selection = graph.select(macs=0.5)
-    with pytest.raises(InvalidArgumentError, match="give score="):
+    with pytest.raises(InvalidArgumentError, match="give a function that scores a model"):
         repair(graph.slim(selection), graph, selection, LOADER)
     repair(graph.slim(selection), graph, selection, LOADER, score=lambda model: 1.0)
 

@@ -17,6 +17,10 @@ Score = Callable[[nn.Module], float]
 """How good a model is, larger is better."""
 
 
+class IncomparableError(InvalidArgumentError):
+    """Outputs of which nothing can be compared, so that a score is needed."""
+
+
 def held_out(batches: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """The batches to repair a model with, and every fourth, at least one, to judge it by. A single one serves both."""
     held = list(batches[HELD_OUT - 1 :: HELD_OUT]) or list(batches[-1:])
@@ -33,9 +37,10 @@ def agreement(dense: nn.Module, batches: Sequence[Any], forward_fn: ForwardFn | 
         for batch, theirs in zip(batches, wanted, strict=True):
             ours = _floating(forward(model, batch, forward_fn))
             if not theirs or [t.shape for t in ours] != [t.shape for t in theirs]:
-                raise InvalidArgumentError(
+                raise IncomparableError(
                     "Outputs of the pruned and the dense model cannot be compared, as their shapes differ or they hold "
-                    "no numbers: give score=, a function of a model that returns a number, larger is better."
+                    "no numbers: give a function that scores a model, larger is better (score= of repair, eval_fn= of "
+                    "prune, evaluation= of OneStep.prune)."
                 )
             for one, other in zip(ours, theirs, strict=True):
                 spread = (other - other.mean(0)).square().sum().clamp_min(torch.finfo(other.dtype).tiny)

@@ -65,24 +65,25 @@ def repair(
         fit, held = held_out(given)
         score, grams = agreement(graph.model, held, forward_fn), None
     tries = _Tries(graph, selection, forward_fn, statistics)
-    found: dict[str, tuple[float, nn.Module]] = {}
+    worth: dict[str, float] = {}
+    best, repaired = "", slim
     for name in list(tries.names):
         model = clone_module(slim, {})
         if name in tries.names and tries(name, model, fit, grams):
             with torch.no_grad(), evaluating(model):
-                found[name] = float(score(clone_module(model, {}))), model
-    shown = ", ".join(f"{name} {value:.4g}" for name, (value, _) in found.items())
-    best = max(found, key=lambda name: found[name][0])
+                worth[name] = float(score(clone_module(model, {})))
+            if not best or worth[name] > worth[best]:
+                best, repaired = name, model
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in worth.items())
     log.info("Repairs and what they are worth: %s. Kept: %s.", shown, best)
-    model = found[best][1]
     if len(fit) < len(given):
-        model = clone_module(slim, {})
-        tries(best, model, given, None)
+        repaired = clone_module(slim, {})
+        tries(best, repaired, given, None)
     own_parameters(slim, graph.model, dict(slim.named_parameters(remove_duplicate=False)))
-    repaired = named_tensors(model)
+    values = named_tensors(repaired)
     with torch.no_grad():
         for name, tensor in named_tensors(slim).items():
-            tensor.copy_(repaired[name])
+            tensor.copy_(values[name])
     return slim
 
 

@@ -6,6 +6,7 @@ import re
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ class TraceContext:
     _places: dict[Place, tuple[StorageWeakRef, _Known]] = field(default_factory=dict)
     _most_known: int = 256
     _fresh: dict[int, tuple[weakref.ref[torch.Tensor], tuple[Traced, ...]]] = field(default_factory=dict)
-    _pending: dict[Place | int, tuple[torch.Tensor, np.ndarray, Reason]] = field(default_factory=dict)
+    _pending: dict[Place | int, tuple[Any, np.ndarray, Reason]] = field(default_factory=dict)
     _nonzero_storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
 
     def knows(self, tensor: torch.Tensor) -> bool:
@@ -113,15 +114,20 @@ class TraceContext:
 
     def freeze_when_used(self, tensor: torch.Tensor, labels: np.ndarray, text: str) -> None:
         """Freeze labels once an operation reads ``tensor``; asking for its shape alone does no harm."""
-        # The tensor is held, so that nothing else comes to lie there.
-        self._pending[_place(tensor) or id(tensor)] = (tensor, labels, self.because(text))
+        place = _place(tensor)
+        with torch._C.DisableTorchFunction():
+            held = weakref.ref(tensor) if place is None else StorageWeakRef(tensor.untyped_storage())
+        self._pending[place or id(tensor)] = held, labels, self.because(text)
 
     def use(self, tensors: Iterable[torch.Tensor]) -> None:
         """Operations or outputs read these tensors."""
         for tensor in tensors if self._pending else ():
             pending = self._pending.pop(_place(tensor) or id(tensor), None)
-            if pending is not None:
-                self.space.freeze(pending[1], pending[2])
+            if pending is None:
+                continue
+            held, labels, reason = pending
+            if not held.expired() if isinstance(held, StorageWeakRef) else held() is tensor:
+                self.space.freeze(labels, reason)
 
     def forget_zero(self, tensor: torch.Tensor) -> None:
         """An in-place operation made removed values of this storage differ from zero."""

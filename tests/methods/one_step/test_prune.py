@@ -266,6 +266,26 @@ def test_best_repair_is_kept_by_the_score_of_the_search(runner: Runner, caplog: 
     assert nearness(one.prune(loader=LOADER)) > best - 0.1
 
 
+def test_outputs_that_cannot_be_compared_are_no_reason_not_to_prune(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Found(nn.Module):
+        """Returns as many as are above zero."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = wide()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scores = self.net(x)
+            return scores[scores > 0]
+
+    one = OneStepPruningRunner(Found().eval(), INPUTS, folder=tmp_path, quiet=True)
+    one.search(num_subnet=2, eval_fn=lambda model: -float(model(IMAGES).mean()), loader=LOADER)
+    one.prune(loader=LOADER)
+    assert "Repaired as the candidates of the search were" in caplog.text
+
+
 def test_eval_fn_says_which_repair_is_kept(runner: Runner) -> None:
     one = runner()
     search(one, 2)

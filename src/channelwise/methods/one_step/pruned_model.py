@@ -18,7 +18,7 @@ from channelwise.inputs.check import model_device
 from channelwise.methods.one_step.ranking import ranked_as_recorded
 from channelwise.methods.one_step.space import candidate_space
 from channelwise.methods.options import DIVISOR, Channels, Target
-from channelwise.recovery.repair import Score
+from channelwise.recovery.agreement import IncomparableError, Score
 from channelwise.search import SearchResults, Trial
 from channelwise.search.results import Key
 from channelwise.selection import Selection
@@ -78,14 +78,18 @@ def repaired_slim(
     """
     slim, images = graph.slim(selection), repair.images
     with evaluating(slim), same_randomness(model_device(slim)):
-        if refit and images is not None:
-            calibrate = repair.repairer().calibrate if repair.calibration_fn is not None else None
-            recovery.repair(
-                slim, graph, selection, images.batches, forward_fn=images.forward_fn, score=score,
-                statistics=calibrate, grams=images.grams(graph),
-            )  # fmt: skip
-        else:
+        if not refit or images is None:
             repair.repairer(graph)(slim, graph.model, graph.structure, selection)
+        else:
+            calibrate = repair.repairer().calibrate if repair.calibration_fn is not None else None
+            try:
+                recovery.repair(
+                    slim, graph, selection, images.batches, forward_fn=images.forward_fn, score=score,
+                    statistics=calibrate, grams=images.grams(graph),
+                )  # fmt: skip
+            except IncomparableError as error:
+                log.warning("%s Repaired as the candidates of the search were.", error)
+                repair.repairer(graph, refit=True)(slim, graph.model, graph.structure, selection)
     for parameter in slim.parameters():
         parameter.grad = None
     return attach_sparse_state_dict(slim, graph.structure, selection)
